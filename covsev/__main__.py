@@ -1,0 +1,5 @@
+"""``python -m covsev``."""
+
+from covsev.cli import main
+
+main()

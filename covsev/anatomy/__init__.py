@@ -1,0 +1,1 @@
+"""Lungs and lobes: SimpleITK and statistics, no learned network."""

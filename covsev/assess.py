@@ -1,0 +1,148 @@
+"""One scan, from file to report: the data flow of the whole package as one short function."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from covsev import labels, quality
+from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
+from covsev.anatomy.lungs import LungSegmentation, segment_lungs
+from covsev.lesions import LesionModel, LesionSegmentation, segment_lesions
+from covsev.quality import Flag
+from covsev.report.overlay import write_overlay
+from covsev.report.tables import severity_json, write_json
+from covsev.scan import Scan, save_labels, save_probability
+from covsev.severity import SeverityReport, measure
+from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
+
+DEFAULT_BUNDLE = Path(str(resources.files("covsev.bundles"))) / "covid_infection_ct_segmentation"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+        restrict_to_lungs: drop lesion outside the lung labels.
+        noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
+        save_probability: also write the infection probability.
+    """
+
+    restrict_to_lungs: bool = True
+    noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
+    save_probability: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Everything that covsev knows of one scan.
+
+    Attributes:
+        scan: the scan.
+        lungs, lobes, lesions: labels on the scan's grid, with how they were made.
+        report: volumes and scores.
+        flags: quality findings.
+        weights: SHA-256 of the lesion network's checkpoint.
+        seconds: time of each stage.
+    """
+
+    scan: Scan
+    lungs: LungSegmentation
+    lobes: LobeSegmentation
+    lesions: LesionSegmentation
+    report: SeverityReport
+    flags: tuple[Flag, ...]
+    weights: str
+    seconds: Mapping[str, float]
+
+
+@dataclass
+class _Stopwatch:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def assess(scan: Scan, model: LesionModel, options: Options | None = None) -> Assessment:
+    """Lungs, lobes, lesions and severity of one scan.
+
+    Raises:
+        CovsevError: if the scan cannot be assessed; the message says why.
+    """
+    options = options or Options()
+    watch = _Stopwatch()
+    with watch.stage("lungs"):
+        lungs = segment_lungs(scan)
+    with watch.stage("lobes"):
+        lobes = segment_lobes(scan, lungs.labels)
+    with watch.stage("lesions"):
+        lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=options.restrict_to_lungs)
+    with watch.stage("severity"):
+        report = measure(scan, lungs.labels, lobes.labels, lesions.labels, noise_floor_ml=options.noise_floor_ml)
+        flags = quality.check(scan, lungs, lobes, report.regions)
+    return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds)
+
+
+def write(assessment: Assessment, folder: Path, options: Options | None = None) -> dict[str, Any]:
+    """Write the masks, the overlay and, last, the JSON file of one scan; returns the JSON content."""
+    options = options or Options()
+    scan, weights = assessment.scan, assessment.weights
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / scan.case
+    maps = {
+        labels.LUNGS_SUFFIX: (assessment.lungs.labels, "none"),
+        labels.LOBES_SUFFIX: (assessment.lobes.labels, "none"),
+        labels.LESIONS_SUFFIX: (assessment.lesions.labels, weights),
+    }
+    for suffix, (label_map, made_by) in maps.items():
+        save_labels(label_map, scan, _suffixed(base, suffix), weights=made_by)
+    if options.save_probability:
+        path = _suffixed(base, labels.PROBABILITY_SUFFIX)
+        save_probability(assessment.lesions.probability, scan, path, weights=weights)
+    write_overlay(
+        scan,
+        assessment.lobes.labels,
+        assessment.lesions.labels,
+        _suffixed(base, labels.OVERLAY_SUFFIX),
+        caption=_caption(assessment),
+    )
+    content = severity_json(assessment.report, assessment.flags, _provenance(assessment))
+    write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
+    return content
+
+
+def _suffixed(base: Path, suffix: str) -> Path:
+    return base.with_name(base.name + suffix)
+
+
+def _caption(assessment: Assessment) -> str:
+    scores = assessment.report.scores
+    opacity, severity = scores["po_chaganti2020"].value, scores["ctss25_pan2020"].value
+    opacity_text = "unknown" if opacity is None else f"{opacity:.1f} %"
+    severity_text = "unknown" if severity is None else f"{severity:.0f} of 25"
+    return f"{assessment.scan.case}   opacity {opacity_text}   CT severity score {severity_text}"
+
+
+def _provenance(assessment: Assessment) -> dict[str, Any]:
+    return {
+        "source": str(assessment.scan.source),
+        "weights": assessment.weights,
+        "method": {
+            "lungs": "thresholds and morphology at about 2 mm (SimpleITK); dense disease closed back in",
+            "lobes": f"{assessment.lobes.method}: mean fissure surfaces of 100 people in lung-box coordinates",
+            "lesions": assessment.lesions.method,
+        },
+        "recovered_ml": assessment.lungs.recovered_ml,
+        "airways_ml": assessment.lungs.airways_ml,
+        "seconds": dict(assessment.seconds),
+    }

@@ -1,0 +1,151 @@
+"""The command line. It parses and prints; the work is done elsewhere and imported late, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from covsev import __version__
+from covsev.labels import DISCLAIMER
+
+if TYPE_CHECKING:
+    from covsev.batch import BatchResult
+
+EXIT_SOME_FAILED = 1
+EXIT_NOTHING_TO_DO = 2
+
+app = typer.Typer(
+    help=f"Lungs, lobes, COVID-19 lesions and severity scores from chest CT. {DISCLAIMER.capitalize()}.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_console = Console()
+_errors = Console(stderr=True)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"covsev {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def severity(
+    scans: Annotated[Path, typer.Argument(help="A scan, a DICOM folder, or a directory of scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, reports and severity.csv.")],
+    lung_restriction: Annotated[
+        bool, typer.Option(help="Drop lesion outside the lung mask. Off gives the bundle's own infection mask.")
+    ] = True,
+    noise_floor_ml: Annotated[
+        float, typer.Option(min=0, help="Lesion below this many ml in a region counts as none in the scores.")
+    ] = 1.0,
+    probability: Annotated[bool, typer.Option("--probability", help="Also write the infection probability.")] = False,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
+    ] = None,
+) -> None:
+    """Assess one scan or many: masks, severity.csv, one JSON and one picture a scan.
+
+    Exit code 0: all assessed; 1: some failed, see severity.csv; 2: nothing to do.
+    """
+    from covsev.errors import CovsevError
+    from covsev.scan import find_scans
+
+    try:
+        sources = find_scans(scans)
+        if not sources:
+            raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
+        result = _run(sources, output, bundle, lung_restriction, noise_floor_ml, probability)
+    except CovsevError as error:
+        _errors.print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(EXIT_NOTHING_TO_DO) from error
+    _print_result(result, output)
+    if result.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the demonstration.")] = Path("demo"),
+) -> None:
+    """Make a synthetic scan, assess it, and compare what was measured with the truth."""
+    from covsev.demo import compare, write_demo
+
+    source = write_demo(output)
+    result = _run([source], output, None, True, 1.0, False)
+    _print_result(result, output)
+    if result.failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+    table = Table("region", "lung ml", "true", "lesion ml", "true", "lesion %", "true", title="Measured against true")
+    for line in compare(output):
+        numbers = (f"{value:.1f}" for value in line.numbers)
+        table.add_row(line.region.replace("_", " "), *numbers)
+    _console.print(table)
+
+
+def _run(
+    sources: list[Any],
+    output: Path,
+    bundle: Path | None,
+    lung_restriction: bool,
+    noise_floor_ml: float,
+    probability: bool,
+) -> BatchResult:
+    """Assess ``sources`` behind a progress bar."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_errors) as progress:
+        task = progress.add_task("loading the network", total=len(sources))
+        from covsev.assess import DEFAULT_BUNDLE, Options
+        from covsev.batch import assess_sources
+        from covsev.lesions import load_model
+
+        return assess_sources(
+            sources,
+            output,
+            load_model(bundle or DEFAULT_BUNDLE),
+            Options(lung_restriction, noise_floor_ml, probability),
+            on_start=lambda case: progress.update(task, description=case),
+            on_done=lambda _: progress.advance(task),
+        )
+
+
+def _print_result(result: BatchResult, output: Path) -> None:
+    table = Table("case", "opacity %", "CT severity /25", "quality", "notes")
+    for row in result.rows:
+        if row["status"] == "failed":
+            table.add_row(row["case"], "-", "-", "[red]failed[/red]", row["reason"])
+            continue
+        opacity, points = row["po_chaganti2020"], row["ctss25_pan2020"]
+        table.add_row(
+            row["case"],
+            "-" if opacity is None else f"{opacity:.2f}",
+            "-" if points is None else f"{points:.0f}",
+            row["quality"],
+            row["flags"].replace("_", " "),
+        )
+    _console.print(table)
+    _console.print(f"{output / 'severity.csv'}   covsev {__version__}, {DISCLAIMER}", highlight=False)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,58 @@
+"""What InfNet asks of an encoder, and how an ImageNet RGB stem becomes a grey one.
+
+A backbone maps an image to four feature maps at 1/4, 1/8, 1/16 and 1/32 of its side,
+which must be a multiple of 32. It names their
+channel counts in ``channels`` so that a decoder can be built without running it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Base of all encoders.
+
+    Attributes:
+        channels: channels of the four feature maps, at strides 4, 8, 16 and 32.
+    """
+
+    channels = (0, 0, 0, 0)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Encode ``image`` (B, C, H, W), values in [0, 1], into four maps, finest first."""
+        raise NotImplementedError
+
+
+def with_ones(image: Tensor) -> Tensor:
+    """Append a channel of ones to ``image`` (B, C, H, W).
+
+    A convolution over ``[image, 1]`` with zero padding can express any per-channel affine normalisation that
+    is followed by a zero-padded convolution, borders included. See :func:`fold_rgb_stem`.
+    """
+    return torch.cat((image, torch.ones_like(image[:, :1])), dim=1)
+
+
+def fold_rgb_stem(weight: Tensor, *, mean: Sequence[float], std: Sequence[float], in_channels: int = 1) -> Tensor:
+    """Fold an RGB stem and its input normalisation into a stem for grey images.
+
+    Args:
+        weight: (O, 3, k, k) convolution weight that expects ``(rgb - mean) / std`` with ``rgb`` in [0, 1].
+        mean: per-channel mean that the RGB network subtracts, in [0, 1] units.
+        std: per-channel standard deviation that it divides by, in [0, 1] units.
+        in_channels: channels of the new stem. Channel 0 is the grey image; the others, a prior for example,
+            start at zero, so that the folded network begins as the ImageNet network on the image alone.
+
+    Returns:
+        (O, in_channels + 1, k, k) weight for ``with_ones(image)``. Its output equals that of the RGB network
+        on the grey image repeated three times, at the zero-padded border too.
+    """
+    scale = torch.as_tensor(std, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
+    shift = torch.as_tensor(mean, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
+    folded = weight.new_zeros(weight.shape[0], in_channels + 1, *weight.shape[2:])
+    folded[:, 0] = (weight / scale).sum(dim=1)
+    folded[:, -1] = -(weight * shift / scale).sum(dim=1)
+    return folded

@@ -1,0 +1,1 @@
+"""What leaves covsev for people and other programs."""

@@ -1,0 +1,98 @@
+"""One picture a scan: axial and coronal slices with the outlines of lungs, lobes and lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from skimage.segmentation import find_boundaries
+
+from covsev.labels import DISCLAIMER, LESIONS, LOBES, LUNG_WINDOW_HU, Label
+from covsev.scan import Scan, canonical_spacing_mm, replacing, to_canonical
+
+_TILE_PX = 300
+_AXIAL, _CORONAL = 6, 2
+_COLUMNS = 4
+_CAPTION_PX = 44
+_LESION_OPACITY = 0.45
+
+
+def write_overlay(
+    scan: Scan, lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], path: Path, *, caption: str
+) -> None:
+    """Write a PNG of axial slices, the one with most lesion among them, and coronal slices.
+
+    Slices are shown as radiologists see them: the patient's right at the left, the front at the top.
+
+    Args:
+        scan: the scan.
+        lobes, lesions: labels on its grid.
+        path: ``.png``.
+        caption: first line under the picture; the disclaimer is the second.
+    """
+    hu, lobe_map, lesion_map = (to_canonical(a, scan.affine) for a in (scan.hu, lobes, lesions))
+    x_mm, y_mm, z_mm = canonical_spacing_mm(scan)
+    axial = _levels(lobe_map, lesion_map, axis=2, count=_AXIAL)
+    coronal = _levels(lobe_map, lesion_map, axis=1, count=_CORONAL)
+    tiles = [_tile(hu[:, :, z], lobe_map[:, :, z], lesion_map[:, :, z], (x_mm, y_mm)) for z in axial]
+    tiles += [_tile(hu[:, y, ::-1], lobe_map[:, y, ::-1], lesion_map[:, y, ::-1], (x_mm, z_mm)) for y in coronal]
+    picture = _sheet(tiles, caption)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _levels(lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], *, axis: int, count: int) -> list[int]:
+    """Evenly spread slices through the lungs; the nearest one is moved to where most lesion is."""
+    others = tuple(a for a in range(3) if a != axis)
+    occupied = np.flatnonzero((lobes > 0).any(axis=others))
+    levels = np.linspace(occupied[0], occupied[-1], count + 2)[1:-1].round().astype(int)
+    burden = np.count_nonzero(lesions, axis=others)
+    if burden.any():
+        worst = int(burden.argmax())
+        levels[np.abs(levels - worst).argmin()] = worst
+    return sorted(levels.tolist())
+
+
+def _tile(
+    hu: NDArray[Any], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], spacing_mm: tuple[float, float]
+) -> Image.Image:
+    """One slice (columns, rows) as an RGB square: lesions tinted, lobes outlined."""
+    low, high = LUNG_WINDOW_HU
+    grey = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255
+    rgb = np.repeat(grey[:, :, None], 3, axis=2)
+    for label in LESIONS:
+        inside = lesions == label.id
+        rgb[inside] = (1 - _LESION_OPACITY) * rgb[inside] + _LESION_OPACITY * np.array(label.rgb)
+    for label in LOBES:
+        rgb[find_boundaries(lobes == label.id, mode="inner")] = label.rgb
+    image = Image.fromarray(rgb.astype(np.uint8).transpose(1, 0, 2))
+    width, height = (n * side for n, side in zip(hu.shape, spacing_mm, strict=True))
+    scale = _TILE_PX / max(width, height)
+    image = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BILINEAR)
+    square = Image.new("RGB", (_TILE_PX, _TILE_PX))
+    square.paste(image, ((_TILE_PX - image.width) // 2, (_TILE_PX - image.height) // 2))
+    return square
+
+
+def _sheet(tiles: Sequence[Image.Image], caption: str) -> Image.Image:
+    rows = -(-len(tiles) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * _TILE_PX, rows * _TILE_PX + _CAPTION_PX))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % _COLUMNS * _TILE_PX, i // _COLUMNS * _TILE_PX))
+    draw = ImageDraw.Draw(sheet)
+    top = rows * _TILE_PX + 6
+    draw.text((8, top), f"{caption}   {DISCLAIMER}", fill=(255, 255, 255))
+    left = 8
+    for label in (*LOBES, *LESIONS):
+        left = _legend(draw, label, left, top + 18)
+    return sheet
+
+
+def _legend(draw: ImageDraw.ImageDraw, label: Label, left: int, top: int) -> int:
+    draw.rectangle((left, top + 1, left + 10, top + 11), fill=label.rgb)
+    draw.text((left + 15, top), label.text, fill=(255, 255, 255))
+    return left + 30 + round(draw.textlength(label.text))

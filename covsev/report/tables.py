@@ -1,0 +1,94 @@
+"""Tables: a JSON file a scan, one CSV row a scan."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from covsev import __version__
+from covsev.labels import DISCLAIMER
+from covsev.quality import Flag, worst_level
+from covsev.scan import replacing
+from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, SeverityReport
+
+_MEASURES = tuple(field.name for field in fields(RegionMeasures) if field.name != "reason")
+_HEAD = ("case", "source", "status", "code", "reason", "quality", "flags")
+_TAIL = ("recovered_ml", "noise_floor_ml", "covsev_version", "weights", "disclaimer")
+COLUMNS = (
+    *_HEAD,
+    *(score.id for score in SCORES),
+    *(f"{region}_{measure}" for region in REGION_NAMES for measure in _MEASURES),
+    *_TAIL,
+)
+
+
+def severity_json(report: SeverityReport, flags: Sequence[Flag], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of ``<case>_severity.json``.
+
+    Args:
+        report: what was measured.
+        flags: findings of :func:`covsev.quality.check`.
+        provenance: ``source``, ``weights``, ``method`` and what else says how it was made.
+    """
+    definitions = {score.id: {"title": score.title, "source": score.source} for score in SCORES}
+    return {
+        "case": report.case,
+        "covsev_version": __version__,
+        "disclaimer": DISCLAIMER,
+        **provenance,
+        "noise_floor_ml": report.noise_floor_ml,
+        "quality": worst_level(tuple(flags)),
+        "flags": [asdict(flag) for flag in flags],
+        "scores": {id_: definitions[id_] | asdict(result) for id_, result in report.scores.items()},
+        "regions": {name: asdict(measures) for name, measures in report.regions.items()},
+    }
+
+
+def row(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Row of ``severity.csv`` from the content of one JSON file; null becomes an empty cell."""
+    values = {
+        "case": content["case"],
+        "source": content["source"],
+        "status": "ok",
+        "quality": content["quality"],
+        "flags": " ".join(flag["code"] for flag in content["flags"]),
+    }
+    values |= {id_: score["value"] for id_, score in content["scores"].items()}
+    for region, measures in content["regions"].items():
+        values |= {f"{region}_{measure}": measures[measure] for measure in _MEASURES}
+    return values | {name: content[name] for name in _TAIL}
+
+
+def failed_row(case: str, source: str, code: str, reason: str) -> dict[str, Any]:
+    """Row of a scan that could not be assessed."""
+    return {
+        "case": case,
+        "source": source,
+        "status": "failed",
+        "code": code,
+        "reason": reason,
+        "covsev_version": __version__,
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON under a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write all ``rows`` with :data:`COLUMNS` under a temporary name, then rename it."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,0 +1,1 @@
+"""How the networks are trained: data, transforms, losses, pretraining."""

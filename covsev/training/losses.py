@@ -1,0 +1,90 @@
+"""Losses of InfNet (Fan et al. 2020, doi 10.1109/TMI.2020.2996645, section III-C)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+
+from covsev.networks import InfNetOutput
+
+
+def boundary_weights(mask: Tensor, *, strength: float = 5.0, kernel: int = 31) -> Tensor:
+    """Per-pixel weights ``1 + strength * |local mean of mask - mask|``, large near boundaries.
+
+    Args:
+        mask: (B, C, H, W) binary target.
+        strength: 5 in the published code; 0 gives plain, unweighted losses.
+        kernel: side of the averaging window, odd, in pixels.
+
+    Returns:
+        (B, C, H, W) weights of at least 1.
+    """
+    local_mean = F.avg_pool2d(mask, kernel, stride=1, padding=kernel // 2)
+    return 1 + strength * (local_mean - mask).abs()
+
+
+class SegmentationLoss(_Loss):
+    """L_seg = L_IoU + lambda * L_BCE, both weighted towards the boundary of the target.
+
+    The published code meant to weight the cross-entropy too, but its ``reduce='none'`` silently returned the
+    mean. Here the weighting acts.
+
+    Args:
+        bce_factor: lambda.
+        boundary_strength: see :func:`boundary_weights`.
+        kernel: see :func:`boundary_weights`.
+    """
+
+    def __init__(self, *, bce_factor: float = 1.0, boundary_strength: float = 5.0, kernel: int = 31):
+        super().__init__()
+        self.bce_factor = bce_factor
+        self.boundary_strength = boundary_strength
+        self.kernel = kernel
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean over batch and channels.
+
+        Args:
+            logits: (B, C, H, W).
+            target: (B, C, H, W) binary, as float.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if logits.shape != target.shape:
+            raise ValueError(f"target has shape {tuple(target.shape)}, but logits have shape {tuple(logits.shape)}")
+        weights = boundary_weights(target, strength=self.boundary_strength, kernel=self.kernel)
+        pixels = (2, 3)
+        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        weighted_bce = (weights * bce).sum(pixels) / weights.sum(pixels)
+        prob = torch.sigmoid(logits)
+        intersection = (weights * prob * target).sum(pixels)
+        union = (weights * (prob + target - prob * target)).sum(pixels)
+        iou_loss = 1 - (intersection + 1) / (union + 1)  # the published smoothing of one pixel
+        return (iou_loss + self.bce_factor * weighted_bce).mean()
+
+
+class InfNetLoss(_Loss):
+    """L_total = L_seg(S_g) + L_edge + the sum of L_seg(S_i) for i = 3, 4, 5.
+
+    Args:
+        segmentation: loss of each map against the lesion target.
+    """
+
+    def __init__(self, segmentation: nn.Module | None = None):
+        super().__init__()
+        self.segmentation = segmentation if segmentation is not None else SegmentationLoss()
+
+    def forward(self, outputs: InfNetOutput, target: Tensor) -> Tensor:
+        """Total loss.
+
+        Args:
+            outputs: the five outputs of an InfNet with ``deep_supervision``.
+            target: (B, C + 1, H, W) binary: the C lesion channels, then the edge map.
+        """
+        lesion, edge = target[:, :-1], target[:, -1:]
+        maps = (outputs.sg, outputs.s5, outputs.s4, outputs.s3)
+        segmentation = sum(self.segmentation(logits, lesion) for logits in maps)
+        return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)

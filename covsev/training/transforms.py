@@ -1,0 +1,159 @@
+"""Transform chains of training and evaluation: MONAI's dictionary transforms, ours only where MONAI has none."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.data import PILReader
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    ConcatItemsd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    MapTransform,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCoarseDropoutd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandRotate90d,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    ScaleIntensityRanged,
+    SelectItemsd,
+    ToTensord,
+)
+from PIL import Image
+from torch import Tensor
+
+from covsev.lesions import resize_slices
+
+GREY = 0.5
+"""Value of the grey cutout, in the middle of the image's range."""
+
+
+class ResizeSliced(MapTransform):
+    """Resize (C, H, W) slices with :func:`covsev.lesions.resize_slices`, the resizer used in serving.
+
+    Args:
+        keys: keys of the images.
+        size: (height, width) of the result.
+    """
+
+    def __init__(self, keys: KeysCollection, size: Sequence[int]):
+        super().__init__(keys)
+        self.size = (size[0], size[1])
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        """Replace the images by resized ones."""
+        resized = dict(data)
+        for key in self.key_iterator(resized):
+            resized[key] = resize_slices(data[key][None], self.size)[0]
+        return resized
+
+
+class EdgeMapd(MapTransform):
+    """Add the boundary of a binary mask: the pixels whose 3 x 3 neighbourhood holds both values.
+
+    Args:
+        keys: key of the mask, (C, H, W) with values 0 and 1; the boundary is that of any channel.
+        name: key of the edge map, (1, H, W).
+    """
+
+    def __init__(self, keys: KeysCollection, name: str = "edge"):
+        super().__init__(keys)
+        self.name = name
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        """Add the edge map."""
+        result: dict[Hashable, Any] = dict(data)
+        for key in self.key_iterator(result):
+            mask = data[key][None]
+            dilated = F.max_pool2d(mask, 3, stride=1, padding=1)
+            eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
+            result[self.name] = (dilated - eroded).amax(dim=1)
+        return result
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+def load_slices(keys: Sequence[str] = ("image", "infection")) -> list[Any]:
+    """Read 8-bit slices as (1, H, W) float tensors in [0, 1], rows first."""
+    reader = PILReader(converter=_grey, reverse_indexing=False)
+    return [
+        LoadImaged(keys=keys, reader=reader, image_only=True),  # type: ignore[arg-type]
+        EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
+        ScaleIntensityRanged(keys=keys, a_min=0, a_max=255, b_min=0, b_max=1, clip=True),
+    ]
+
+
+def infection_training(size: Sequence[int]) -> Compose:
+    """Chain for the single network: slices and masks of 8-bit files to augmented network input.
+
+    The first part, up to the first random transform, is deterministic, so that ``CacheDataset`` keeps it.
+    Scans differ in window and orientation, so the augmentation does too.
+
+    Args:
+        size: (height, width) of the network's grid.
+
+    Returns:
+        transform from ``{"image": path, "infection": path}`` to ``{"image": (1, H, W) in [0, 1],
+        "label": (2, H, W)}``; the label's channels are infection and edge.
+    """
+    both = ("image", "infection")
+    return Compose(
+        [
+            *load_slices(both),
+            ResizeSliced(keys=both, size=size),
+            SelectItemsd(keys=both),
+            ToTensord(keys=both, track_meta=False),
+            *geometric_augmentation(both, ("bilinear", "bilinear")),
+            AsDiscreted(keys="infection", threshold=0.5),
+            *intensity_augmentation("image"),
+            EdgeMapd(keys="infection"),
+            ConcatItemsd(keys=("infection", "edge"), name="label"),
+            SelectItemsd(keys=("image", "label")),
+        ]
+    )
+
+
+def geometric_augmentation(keys: Sequence[str], modes: Sequence[str]) -> list[Any]:
+    """All eight orientations, then small rotation, shear, scale and shift."""
+    return [
+        RandRotate90d(keys=keys, prob=0.75, max_k=3),
+        RandFlipd(keys=keys, prob=0.5, spatial_axis=0),
+        RandAffined(
+            keys=keys,
+            prob=0.9,
+            rotate_range=0.35,
+            shear_range=(0.15, 0.15),
+            scale_range=(0.25, 0.25),
+            translate_range=(24, 24),
+            mode=modes,
+            padding_mode="zeros",
+        ),
+    ]
+
+
+def intensity_augmentation(key: str) -> list[Any]:
+    """Window level and width, gamma, noise, blur and grey cutout, as scanners and viewers differ."""
+    clip = ScaleIntensityRanged(keys=key, a_min=0, a_max=1, b_min=0, b_max=1, clip=True)
+    return [
+        RandScaleIntensityd(keys=key, prob=0.7, factors=0.25),
+        RandShiftIntensityd(keys=key, prob=0.7, offsets=0.1),
+        clip,
+        RandAdjustContrastd(keys=key, prob=0.4, gamma=(0.7, 1.4)),
+        RandGaussianSmoothd(keys=key, prob=0.2, sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
+        RandGaussianNoised(keys=key, prob=0.3, std=0.05),
+        clip,
+        RandCoarseDropoutd(
+            keys=key, prob=0.4, holes=1, max_holes=3, spatial_size=24, max_spatial_size=72, fill_value=GREY
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""MONAI datalists of public data sets, installed as package data."""
