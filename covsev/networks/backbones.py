@@ -49,7 +49,12 @@ def fold_rgb_stem(weight: Tensor, *, mean: Sequence[float], std: Sequence[float]
     Returns:
         (O, in_channels + 1, k, k) weight for ``with_ones(image)``. Its output equals that of the RGB network
         on the grey image repeated three times, at the zero-padded border too.
+
+    Raises:
+        ValueError: if ``weight`` is not that of an RGB stem.
     """
+    if weight.ndim != 4 or weight.shape[1] != 3:
+        raise ValueError(f"weight must have the shape (O, 3, k, k) of an RGB stem; got {tuple(weight.shape)}")
     scale = torch.as_tensor(std, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
     shift = torch.as_tensor(mean, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
     folded = weight.new_zeros(weight.shape[0], in_channels + 1, *weight.shape[2:])

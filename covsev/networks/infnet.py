@@ -6,18 +6,15 @@ finest features, and three reverse-attention branches that refine S_g into S_5, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from covsev.networks.backbones import Backbone, fold_rgb_stem
+from covsev.networks.backbones import Backbone
 from covsev.networks.efficientnet_lite import EfficientNetLite
-from covsev.networks.res2net import RGB_MEAN, RGB_STD, Res2Net50
-
-_PUBLISHED_DEAD = "resnet.fc."  # the published network carries an unused ImageNet classifier
+from covsev.networks.res2net import Res2Net50
 
 
 class InfNetOutput(NamedTuple):
@@ -235,53 +232,3 @@ def _not_lesion(logits: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return 1 - torch.sigmoid(logits)
     return torch.sigmoid(logits[:, :1])
-
-
-_PUBLISHED_NAMES = {
-    "resnet": "backbone",
-    "rfb2_1": "rfb8",
-    "rfb3_1": "rfb16",
-    "rfb4_1": "rfb32",
-    "ParDec": "partial_decoder",
-    "ra4_conv1": "attention5.reduce",
-    "ra4_conv2": "attention5.convs.0",
-    "ra4_conv3": "attention5.convs.1",
-    "ra4_conv4": "attention5.convs.2",
-    "ra4_conv5": "attention5.head",
-    "ra3_conv1": "attention4.reduce",
-    "ra3_conv2": "attention4.convs.0",
-    "ra3_conv3": "attention4.convs.1",
-    "ra3_conv4": "attention4.head",
-    "ra2_conv1": "attention3.reduce",
-    "ra2_conv2": "attention3.convs.0",
-    "ra2_conv3": "attention3.convs.1",
-    "ra2_conv4": "attention3.head",
-    "edge_conv1": "edge_guidance.0",
-    "edge_conv2": "edge_guidance.1",
-    "edge_conv3": "edge_guidance.2",
-    "edge_conv4": "edge_head",
-}
-
-
-def published_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a checkpoint of the public Inf-Net repository to the names of :class:`InfNet`.
-
-    The 3-channel stem and its ImageNet normalisation are folded into the grey stem, so the network takes the
-    plain slice in [0, 1]. The unused ImageNet classifier is dropped.
-
-    Raises:
-        ValueError: if a key is not one of the published network's.
-    """
-    own: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if key.startswith(_PUBLISHED_DEAD):
-            continue
-        module, _, rest = key.partition(".")
-        if module not in _PUBLISHED_NAMES:
-            raise ValueError(f"not a checkpoint of the public Inf-Net repository: unexpected key {key!r}")
-        own[f"{_PUBLISHED_NAMES[module]}.{rest}"] = value
-    stem = "backbone.conv1.0.weight"
-    if stem not in own:
-        raise ValueError("not a checkpoint of the public Inf-Net repository: 'resnet.conv1.0.weight' is missing")
-    own[stem] = fold_rgb_stem(own[stem], mean=RGB_MEAN, std=RGB_STD)
-    return own

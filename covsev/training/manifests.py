@@ -114,13 +114,16 @@ def load_datalist(
 
     Raises:
         FileNotFoundError: if a file of the manifest is missing below ``dataset_dir``.
-        ValueError: if ``part`` is unknown, or no record is left.
+        ValueError: if ``part`` or ``fold`` is unknown, or no record is left.
     """
     if part not in ("training", "validation", "unlabelled"):
         raise ValueError(f"part must be training, validation or unlabelled; got {part!r}")
     content = json.loads(_find_manifest(manifest).read_text())
     records = content["unlabelled" if part == "unlabelled" else "training"]
     if fold is not None and part != "unlabelled":
+        folds = sorted({record["fold"] for record in records})
+        if fold not in folds:
+            raise ValueError(f"{manifest}: fold must be one of {folds}; got {fold!r}")
         records = [record for record in records if (record["fold"] == fold) == (part == "validation")]
     if not records:
         raise ValueError(f"{manifest}: no records in part {part!r}, fold {fold}")

@@ -1,0 +1,201 @@
+"""Backbones and InfNet: shapes, folded ImageNet stems, scripting, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from covsev.networks import Backbone, InfNet, InfNetOutput, make_backbone
+from covsev.networks.backbones import fold_rgb_stem, with_ones
+from covsev.networks.efficientnet_lite import EfficientNetLite
+from covsev.networks.infnet import _not_lesion
+from covsev.networks.res2net import RGB_MEAN, RGB_STD, Res2Net50
+
+BACKBONES = ("res2net50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
+
+
+def _randomise(network, seed=0):
+    """Weights and batch-norm statistics that are nowhere trivial, and keep activations near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network.eval()
+
+
+def _image(*shape, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- backbones -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone_gives_four_maps_at_strides_4_to_32(name):
+    backbone = make_backbone(name).eval()
+    with torch.no_grad():
+        features = backbone(_image(1, 1, 64, 96))
+    assert isinstance(backbone, Backbone)
+    assert [tuple(f.shape) for f in features] == [
+        (1, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("res2net50", (256, 512, 1024, 2048)),
+        ("efficientnet_lite0", (24, 40, 112, 320)),
+        ("efficientnet_lite1", (24, 40, 112, 320)),
+        ("efficientnet_lite2", (24, 48, 120, 352)),
+    ],
+)
+def test_backbone_channels_are_the_published_ones(name, channels):
+    assert make_backbone(name).channels == channels
+
+
+def test_unknown_backbone_is_refused():
+    with pytest.raises(ValueError, match="backbone must be res2net50 or efficientnet_lite0, 1, 2; got 'vgg'"):
+        make_backbone("vgg")
+    with pytest.raises(ValueError, match=r"variant must be one of efficientnet_lite0.*got 'efficientnet_lite9'"):
+        make_backbone("efficientnet_lite9")
+
+
+def test_base_backbone_has_no_forward():
+    with pytest.raises(NotImplementedError):
+        Backbone()(_image(1, 1, 32, 32))
+
+
+# ---- the folded stem -------------------------------------------------------------------------------------------
+
+
+def test_folded_stem_equals_rgb_stem_on_normalised_grey_borders_included():
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    grey = _image(2, 1, 9, 12)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (RGB_MEAN, RGB_STD))
+    expected = F.conv2d((grey.repeat(1, 3, 1, 1) - mean) / std, weight, padding=1, stride=2)
+    folded = fold_rgb_stem(weight, mean=RGB_MEAN, std=RGB_STD)
+    torch.testing.assert_close(F.conv2d(with_ones(grey), folded, padding=1, stride=2), expected, atol=1e-5, rtol=0)
+
+
+def test_folded_stem_ignores_further_channels_at_first():
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    single = fold_rgb_stem(weight, mean=RGB_MEAN, std=RGB_STD)
+    double = fold_rgb_stem(weight, mean=RGB_MEAN, std=RGB_STD, in_channels=2)
+    assert double.shape == (4, 3, 3, 3)
+    assert torch.equal(double[:, [0, 2]], single)
+    assert not double[:, 1].any()
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (4, 3)])
+def test_folding_refuses_what_is_no_rgb_stem(shape):
+    with pytest.raises(ValueError, match=r"weight must have the shape \(O, 3, k, k\) of an RGB stem; got"):
+        fold_rgb_stem(torch.zeros(shape), mean=RGB_MEAN, std=RGB_STD)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_equals_the_reference_package_on_grey_rgb(number):
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet_lite_pytorch")
+    reference = _randomise(package.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=96))
+    ours = EfficientNetLite(f"efficientnet_lite{number}").eval()
+    ours.load_imagenet(reference.state_dict())
+    grey = _image(1, 1, 96, 96)
+    expected, rgb = {}, (grey.repeat(1, 3, 1, 1) * 255 - 127) / 128
+    with torch.no_grad():
+        x = F.relu6(reference._bn0(reference._conv_stem(rgb)))
+        for block in reference._blocks:
+            x = block(x)
+            expected[x.shape[-1]] = x  # the last block at each size
+        features = ours(grey)
+    for feature, size in zip(features, (24, 12, 6, 3), strict=True):
+        assert expected[size].std() > 0.01
+        torch.testing.assert_close(feature, expected[size], atol=1e-4, rtol=1e-4)
+
+
+def test_efficientnet_refuses_weights_with_a_missing_tensor():
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet_lite_pytorch")
+    state = package.EfficientNet.from_name("efficientnet-lite0").state_dict()
+    del state["_blocks.3._bn1.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        EfficientNetLite().load_imagenet(state)
+
+
+def test_res2net_loads_published_imagenet_weights_into_two_channels():
+    source = Res2Net50()
+    state = source.state_dict() | {"conv1.0.weight": torch.rand(32, 3, 3, 3), "fc.weight": torch.zeros(1000, 2048)}
+    network = Res2Net50(in_channels=2)
+    network.load_imagenet(state)
+    assert network.conv1[0].weight.shape == (32, 3, 3, 3)
+    assert not network.conv1[0].weight[:, 1].any()
+    assert torch.equal(network.layer3[2].convs[1].weight, source.layer3[2].convs[1].weight)
+    del state["bn1.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        network.load_imagenet(state)
+
+
+# ---- InfNet ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["res2net50", "efficientnet_lite0"])
+def test_infnet_gives_five_maps_at_the_size_of_the_image(name):
+    network = InfNet(name, 2, 3, **SMALL, deep_supervision=True).eval()
+    with torch.no_grad():
+        outputs = network(_image(2, 2, 64, 32))
+    assert isinstance(outputs, InfNetOutput)
+    assert [tuple(o.shape) for o in outputs[:4]] == [(2, 3, 64, 32)] * 4
+    assert outputs.edge.shape == (2, 1, 64, 32)
+
+
+def test_deep_supervision_is_a_flag_and_changes_no_number():
+    network = _randomise(InfNet("efficientnet_lite0", **SMALL))
+    image = _image(1, 1, 64, 64)
+    with torch.no_grad():
+        answer = network(image)
+        network.deep_supervision = True
+        outputs = network.eval()(image)
+    assert isinstance(answer, torch.Tensor)
+    assert torch.equal(answer, outputs.s3)
+
+
+def test_default_infnet_has_the_published_size():
+    with torch.device("meta"):
+        network = InfNet()
+    rgb_stem, grey_stem, classifier = 32 * 3 * 9, 32 * 2 * 9, 2048 * 1000 + 1000
+    count = sum(p.numel() for p in network.parameters()) - grey_stem + rgb_stem + classifier
+    assert round(count / 1e6, 2) == 33.12
+
+
+def test_default_infnet_has_the_published_cost():
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        InfNet()(torch.rand(1, 1, 352, 352))
+    assert round(counter.get_total_flops() / 1e9, 1) == 27.7
+
+
+@pytest.mark.parametrize(("name", "deep"), [("res2net50", False), ("efficientnet_lite0", True)])
+def test_scripted_infnet_equals_eager(name, deep):
+    network = _randomise(InfNet(name, 2, 3, **SMALL, deep_supervision=deep))
+    scripted = torch.jit.script(network)
+    image = _image(1, 2, 64, 64)
+    with torch.no_grad():
+        expected, actual = network(image), scripted(image)
+    torch.testing.assert_close(tuple(actual), tuple(expected), atol=1e-4, rtol=0)
+
+
+def test_reverse_attention_looks_where_the_coarse_map_saw_nothing():
+    single = torch.tensor([[-9.0, 0.0, 9.0]]).view(1, 1, 1, 3)
+    torch.testing.assert_close(_not_lesion(single).flatten(), torch.tensor([1.0, 0.5, 0.0]), atol=2e-4, rtol=0)
+    multi = torch.stack((-single[:, 0], single[:, 0], single[:, 0]), dim=1)  # background first
+    torch.testing.assert_close(_not_lesion(multi), _not_lesion(single))
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 33)])
+def test_infnet_refuses_sides_that_are_no_multiples_of_32(height, width):
+    with pytest.raises(ValueError, match=f"image sides must be multiples of 32; got {height} x {width}"):
+        InfNet("efficientnet_lite0", **SMALL)(_image(1, 1, height, width))
