@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covsev.anatomy.lungs import lung_box
-from covsev.errors import BundleError
+from covsev.errors import BundleError, CovsevError
 from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, require_same_grid, to_canonical
 
@@ -203,7 +203,12 @@ def load_model(bundle: Path, *, device: str = "cpu") -> LesionModel:
     parser.read_config(str(config))
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
-    return parser.get_parsed_content("model")  # type: ignore[no-any-return]
+    try:
+        return parser.get_parsed_content("model")  # type: ignore[no-any-return]
+    except RuntimeError as error:  # MONAI wraps whatever a component raised
+        if isinstance(error.__cause__, CovsevError):
+            raise error.__cause__ from None
+        raise BundleError(f"{config}: the model cannot be built ({error.__cause__ or error})") from error
 
 
 def make_model(

@@ -1,0 +1,26 @@
+# make demo   make an environment, then assess a synthetic scan and compare with the truth
+# make test   make an environment, then run all tests
+# make lint   format check, lint and type check
+#
+# Needs Python 3.11 or newer, git and make. VENV names the environment's folder.
+VENV ?= .venv
+PYTHON ?= python3
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(VENV)/bin/covsev demo --output demo
+
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(VENV)/installed: setup.cfg setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,130 @@
+"""What the bundles' configurations call, besides networks and training: checks, and inference over a folder."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from monai.bundle import ConfigParser, run
+from PIL import Image
+
+from covsev import labels
+from covsev.anatomy.lungs import segment_lungs
+from covsev.errors import BundleError, CovsevError, ScanError
+from covsev.lesions import LesionModel, segment_lesions, segment_slice
+from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels
+
+SLICE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_log = logging.getLogger(__name__)
+
+
+# ---- checks ------------------------------------------------------------------------------------------------------
+
+
+def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
+    """Stop a ``python -m monai.bundle run`` whose override names nothing in the configuration.
+
+    MONAI adds an unknown ``--datset_dir`` to the configuration, runs on the default, and exits with 0.
+
+    Args:
+        arguments: the command line's, without the program; ``sys.argv`` if not given.
+
+    Raises:
+        BundleError: naming the override and what could be meant.
+    """
+    options = _options(sys.argv[1:] if arguments is None else arguments)
+    if "config_file" not in options:
+        return  # not started by the command line
+    parser = ConfigParser()
+    parser.read_config([path.strip(" '\"") for path in options["config_file"].strip("[]").split(",")])
+    for name in options:
+        if name in inspect.signature(run).parameters or name in parser:
+            continue
+        known = sorted(key for key in parser.get() if not key.startswith("_"))
+        raise BundleError(f"--{name} is not in the configuration; it has {', '.join(known)}")
+
+
+def _options(arguments: Sequence[str]) -> dict[str, str]:
+    """``--name value`` and ``--name=value`` pairs of a command line."""
+    options = {}
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            following = arguments[position + 1] if position + 1 < len(arguments) else ""
+            options[name] = value if equals else following
+    return options
+
+
+# ---- infection masks of a folder ---------------------------------------------------------------------------------
+
+
+def segment_infection_directory(
+    dataset_dir: str | os.PathLike[str] | None, output_dir: str | os.PathLike[str] | None, model: LesionModel
+) -> None:
+    """Write an infection mask for every volume and every 2-D slice below ``dataset_dir``.
+
+    Volumes give ``<case>_infection.nii.gz`` on their own grid, not restricted to the lungs; PNG and JPG slices
+    give ``<case>_infection.png`` of their own size, 0 and 255.
+
+    Raises:
+        ScanError: if a folder is not named, there is nothing to do, or, after all others are done, for the
+            scans that failed.
+    """
+    if dataset_dir is None or output_dir is None:
+        raise ScanError("name both folders: --dataset_dir <scans> --output_dir <masks>")
+    source_folder, target = Path(dataset_dir), Path(output_dir)
+    volumes = find_scans(source_folder)
+    slices = _find_slices(source_folder)
+    if not volumes and not slices:
+        raise ScanError(f"{source_folder}: no scans and no PNG or JPG slices in it")
+    target.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for job in (*(_volume_job(v, target, model) for v in volumes), *(_slice_job(s, target, model) for s in slices)):
+        try:
+            job()
+        except CovsevError as error:
+            _log.error("%s", error)
+            failures.append(str(error))
+    if failures:
+        raise ScanError(f"{len(failures)} of {len(volumes) + len(slices)} failed: " + "; ".join(failures))
+
+
+def _volume_job(source: ScanSource, target: Path, model: LesionModel) -> Callable[[], None]:
+    def job() -> None:
+        scan = load_scan(source)
+        lungs = segment_lungs(scan)
+        lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=False)
+        path = target / (scan.case + labels.INFECTION_SUFFIX)
+        save_labels((lesions.labels > 0).astype(np.uint8), scan, path, weights=model.weights)
+
+    return job
+
+
+def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable[[], None]:
+    def job() -> None:
+        try:
+            with Image.open(source.path) as image:
+                grey = np.asarray(image.convert("L"))
+        except OSError as error:
+            raise ScanError(f"{source.path}: cannot be read as an image") from error
+        mask = segment_slice(grey, model)
+        with replacing(target / f"{source.case}_infection.png") as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+    return job
+
+
+def _find_slices(folder: Path) -> list[ScanSource]:
+    """PNG and JPG files below ``folder``, covsev's own pictures left out, named by their relative paths."""
+    own = (labels.OVERLAY_SUFFIX, "_infection.png")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SLICE_SUFFIXES and not p.name.endswith(own))
+    stems = [path.relative_to(folder).with_suffix("").as_posix().replace("/", "_") for path in paths]
+    return [
+        ScanSource(stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}", path)
+        for stem, path in zip(stems, paths, strict=True)
+    ]

@@ -1,0 +1,137 @@
+"""The whole flow on the phantom, with the shipped network."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from covsev import labels
+from covsev.assess import DEFAULT_BUNDLE, Options, assess, write
+from covsev.lesions import LesionModel, load_model
+from covsev.phantom import Phantom, make_phantom
+from covsev.severity import measure
+
+COARSE_MM = (4.0, 4.0, 8.0)
+ORIENTATIONS = [
+    "".join(axes) for order in itertools.permutations(("LR", "PA", "SI")) for axes in itertools.product(*order)
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> LesionModel:
+    return load_model(DEFAULT_BUNDLE)
+
+
+class _BrightIsInfected(nn.Module):
+    """A network that takes no time; the axes must not depend on what the network is."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, image):
+        return self.gain * (image - 0.35)
+
+
+@pytest.fixture(scope="module")
+def light_model(model) -> LesionModel:
+    return dataclasses.replace(model, network=_BrightIsInfected().eval())
+
+
+@pytest.fixture(scope="module")
+def light_reference(light_model, phantom):
+    return assess(phantom.scan, light_model)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return make_phantom(COARSE_MM)
+
+
+@pytest.fixture(scope="module")
+def reference(model, phantom):
+    return assess(phantom.scan, model)
+
+
+def test_there_are_48_orientations():
+    assert len(set(ORIENTATIONS)) == 48
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_every_orientation_gives_identical_numbers_and_masks(orientation, light_model, light_reference):
+    _require_identical(orientation, light_model, light_reference)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "SPL", "AIR"])
+def test_orientation_does_not_matter_to_the_shipped_network(orientation, model, reference):
+    _require_identical(orientation, model, reference)
+
+
+def _require_identical(orientation, model, reference):
+    scan = make_phantom(COARSE_MM, orientation=orientation).scan
+    turned = assess(scan, model)
+    assert scan.orientation == orientation
+    assert (reference.lesions.labels > 0).any()
+    assert turned.report == reference.report
+    transform = nib.orientations.ornt_transform(
+        nib.io_orientation(reference.scan.affine), nib.io_orientation(scan.affine)
+    )
+    for name in ("lungs", "lobes", "lesions"):
+        expected = nib.apply_orientation(getattr(reference, name).labels, transform)
+        np.testing.assert_array_equal(getattr(turned, name).labels, expected)
+
+
+def test_true_lesion_mask_gives_exact_millilitres_in_every_region(phantom):
+    report = measure(phantom.scan, phantom.lungs, phantom.lobes, phantom.lesions)
+    for lobe in labels.LOBES:
+        voxels = np.count_nonzero((phantom.lobes == lobe.id) & (phantom.lesions > 0))
+        assert report.regions[lobe.name].lesion_ml == pytest.approx(voxels * phantom.scan.voxel_ml, abs=1e-9)
+    total = np.count_nonzero(phantom.lesions)
+    assert report.regions["both_lungs"].lesion_ml == pytest.approx(total * phantom.scan.voxel_ml, abs=1e-9)
+
+
+def test_an_oblique_grid_keeps_the_lungs_volume(model, reference):
+    turned = assess(make_phantom(COARSE_MM, rotation_deg=12).scan, model)
+    expected = reference.report.regions["both_lungs"].volume_ml
+    assert turned.report.regions["both_lungs"].volume_ml == pytest.approx(expected, rel=0.03)
+
+
+def test_written_masks_lie_on_the_scans_grid(reference, tmp_path):
+    options = Options(save_probability=True)
+    content = write(reference, tmp_path, options)
+    for suffix in (labels.LUNGS_SUFFIX, labels.LOBES_SUFFIX, labels.LESIONS_SUFFIX, labels.PROBABILITY_SUFFIX):
+        image = nib.load(tmp_path / f"phantom{suffix}")
+        assert image.shape == reference.scan.hu.shape
+        np.testing.assert_allclose(image.affine, reference.scan.affine, atol=1e-5)
+    assert json.loads((tmp_path / f"phantom{labels.SEVERITY_SUFFIX}").read_text()) == json.loads(json.dumps(content))
+    assert content["disclaimer"] == labels.DISCLAIMER
+    assert content["weights"] == reference.weights
+    assert len(reference.weights) == 64
+    assert (tmp_path / f"phantom{labels.OVERLAY_SUFFIX}").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_but_the_named_files_is_written(reference, tmp_path):
+    write(reference, tmp_path)
+    suffixes = {path.name.removeprefix("phantom") for path in tmp_path.iterdir()}
+    assert suffixes == {
+        labels.LUNGS_SUFFIX,
+        labels.LOBES_SUFFIX,
+        labels.LESIONS_SUFFIX,
+        labels.SEVERITY_SUFFIX,
+        labels.OVERLAY_SUFFIX,
+    }
+
+
+def test_lesions_lie_in_the_lungs_unless_the_restriction_is_off(model, reference, phantom):
+    inside = reference.lesions.labels > 0
+    assert inside.any()
+    assert (reference.lungs.labels[inside] > 0).all()
+    free = assess(phantom.scan, model, Options(restrict_to_lungs=False)).lesions.labels > 0
+    np.testing.assert_array_equal(free & (reference.lungs.labels > 0), inside)

@@ -1,0 +1,148 @@
+"""What the bundles call: checks of overrides, and inference over a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from covsev import labels
+from covsev.assess import DEFAULT_BUNDLE, Options, assess
+from covsev.bundle_run import refuse_unknown_overrides, segment_infection_directory
+from covsev.errors import BundleError, ScanError
+from covsev.lesions import load_model
+from covsev.phantom import make_phantom
+from covsev.scan import load_scan
+
+INFERENCE = str(DEFAULT_BUNDLE / "configs" / "inference.yaml")
+
+
+class _BrightIsInfected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, image):
+        return self.gain * (image - 0.35)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dataclasses.replace(load_model(DEFAULT_BUNDLE), network=_BrightIsInfected().eval())
+
+
+@pytest.fixture(scope="module")
+def good_scan(tmp_path_factory):
+    scan = make_phantom((5.0, 5.0, 10.0)).scan
+    path = tmp_path_factory.mktemp("good") / "good.nii.gz"
+    nib.save(nib.Nifti1Image(scan.hu, scan.affine), path)
+    return path
+
+
+def _run_bundle(*overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *overrides]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_monai_bundle_run_writes_the_mask_of_the_command_line(good_scan, tmp_path):
+    done = _run_bundle("--dataset_dir", str(good_scan.parent), "--output_dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
+    options = Options(restrict_to_lungs=False)
+    expected = assess(load_scan(good_scan), load_model(DEFAULT_BUNDLE), options).lesions.labels > 0
+    np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
+    assert expected.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("--datset_dir", "x"), "--datset_dir is not in the configuration"),
+        (("--dataset_dir", "{empty}", "--output_dir", "x"), "no scans and no PNG or JPG slices"),
+        (("--dataset_dir", "{empty}/missing", "--output_dir", "x"), "no such file or folder"),
+        (("--dataset_dir", "{empty}", "--output_dir", "x", "--checkpoint", "none.pt"), "no weights there"),
+    ],
+)
+def test_monai_bundle_run_refuses_what_monai_lets_pass(overrides, message, tmp_path):
+    done = _run_bundle(*(part.format(empty=tmp_path) for part in overrides))
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--config_file", INFERENCE, "--threshold", "0.4", "--network_def#backbone", "res2net50"),
+        ("run", f"--config_file=['{INFERENCE}']", "--network_def::backbone=res2net50"),
+        ("run", "--config_file", INFERENCE, "--logging_file", "none"),
+        ("severity", "scans"),
+    ],
+)
+def test_known_overrides_pass(arguments):
+    refuse_unknown_overrides(arguments)
+
+
+@pytest.mark.parametrize("name", ["treshold", "network_def#bakbone", "handlers#0#x"])
+def test_unknown_overrides_are_refused(name):
+    with pytest.raises(BundleError, match=rf"--{name} is not in the configuration; it has .*threshold"):
+        refuse_unknown_overrides(("run", "--config_file", INFERENCE, f"--{name}", "1"))
+
+
+def test_the_bundle_run_gives_the_unrestricted_mask(good_scan, tmp_path, model):
+    segment_infection_directory(good_scan.parent, tmp_path, model)
+    mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
+    expected = assess(load_scan(good_scan), model, Options(restrict_to_lungs=False)).lesions.labels > 0
+    np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_slices_give_masks_of_their_own_size(suffix, tmp_path, model):
+    grey = np.full((90, 61), 30, np.uint8)
+    grey[30:60, 20:40] = 220
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(grey).save(tmp_path / "in" / "deep" / f"slice.{suffix}")
+    segment_infection_directory(tmp_path / "in", tmp_path / "out", model)
+    mask = np.asarray(Image.open(tmp_path / "out" / "deep_slice_infection.png"))
+    assert mask.shape == grey.shape
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask[35:55, 24:36] == 255).all()
+
+
+def test_slices_of_one_name_do_not_overwrite_each_other(tmp_path, model):
+    grey = np.zeros((64, 64), np.uint8)
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(grey).save(tmp_path / name)
+    segment_infection_directory(tmp_path, tmp_path / "out", model)
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_an_empty_folder_is_refused(tmp_path, model):
+    with pytest.raises(ScanError, match="no scans and no PNG or JPG slices"):
+        segment_infection_directory(tmp_path, tmp_path / "out", model)
+
+
+@pytest.mark.parametrize("folders", [(None, "out"), ("in", None)])
+def test_folders_must_be_named(folders, model):
+    with pytest.raises(ScanError, match="name both folders"):
+        segment_infection_directory(*folders, model)
+
+
+def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, model):
+    shutil.copy(good_scan, tmp_path / "good.nii.gz")
+    (tmp_path / "bad.nii.gz").write_bytes(gzip.compress(b"nothing"))
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(ScanError, match=r"2 of 3 failed: .*bad.nii.gz.*bad.png: cannot be read as an image"):
+        segment_infection_directory(tmp_path, tmp_path / "out", model)
+    assert (tmp_path / "out" / f"good{labels.INFECTION_SUFFIX}").is_file()
