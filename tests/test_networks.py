@@ -138,6 +138,8 @@ def test_res2net_loads_published_imagenet_weights_into_two_channels():
     del state["bn1.weight"]
     with pytest.raises(RuntimeError, match="Missing key"):
         network.load_imagenet(state)
+    with pytest.raises(KeyError, match=r"conv1\.0\.weight"):
+        network.load_imagenet({})
 
 
 # ---- InfNet ----------------------------------------------------------------------------------------------------

@@ -156,7 +156,9 @@ class EfficientNetLite(Backbone):
         The RGB stem and its normalisation are folded; the classifier is dropped.
 
         Raises:
-            RuntimeError: if a tensor is missing, left over or of another shape.
+            KeyError: if the stem is missing.
+            ValueError: if the stem is not that of an RGB network.
+            RuntimeError: if another tensor is missing, left over or of another shape.
         """
         starts = [0]
         for level in self.levels.children():

@@ -95,7 +95,9 @@ class Res2Net50(Backbone):
         """Load a published ImageNet ``state`` dict; the RGB stem is folded, the classifier dropped.
 
         Raises:
-            RuntimeError: if a tensor is missing, left over or of another shape.
+            KeyError: if the stem is missing.
+            ValueError: if the stem is not that of an RGB network.
+            RuntimeError: if another tensor is missing, left over or of another shape.
         """
         own = {key: value for key, value in state.items() if not key.startswith("fc.")}
         own["conv1.0.weight"] = fold_rgb_stem(

@@ -101,12 +101,17 @@ def infection_training(size: Sequence[int]) -> Compose:
     Scans differ in window and orientation, so the augmentation does too.
 
     Args:
-        size: (height, width) of the network's grid.
+        size: (height, width) of the network's grid, square, because slices are turned by 90 degrees.
 
     Returns:
         transform from ``{"image": path, "infection": path}`` to ``{"image": (1, H, W) in [0, 1],
         "label": (2, H, W)}``; the label's channels are infection and edge.
+
+    Raises:
+        ValueError: if ``size`` is not square.
     """
+    if size[0] != size[1]:
+        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
     both = ("image", "infection")
     return Compose(
         [
