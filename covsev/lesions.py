@@ -168,8 +168,8 @@ def split_by_hu(infected: NDArray[np.bool_], hu: NDArray[Any]) -> NDArray[np.uin
     return labels
 
 
-def segment_slice(grey: NDArray[np.uint8], model: LesionModel) -> NDArray[np.bool_]:
-    """Infection mask (H, W) of one 8-bit slice (H, W) that is already cropped to the chest.
+def slice_probability(grey: NDArray[np.uint8], model: LesionModel) -> NDArray[np.float32]:
+    """Infection probability (H, W) of one 8-bit slice (H, W) that is already cropped to the chest.
 
     Raises:
         ValueError: if ``grey`` is not a 2-D uint8 array.
@@ -177,19 +177,24 @@ def segment_slice(grey: NDArray[np.uint8], model: LesionModel) -> NDArray[np.boo
     if grey.ndim != 2 or grey.dtype != np.uint8:
         raise ValueError(f"grey must be a 2-D uint8 array; got {grey.dtype} of shape {grey.shape}")
     image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
-    probability = model.predict(model.preprocessing.resize(image), (grey.shape[0], grey.shape[1]))[0]
-    return probability >= model.postprocessing.threshold
+    return model.predict(model.preprocessing.resize(image), (grey.shape[0], grey.shape[1]))[0]
+
+
+def segment_slice(grey: NDArray[np.uint8], model: LesionModel) -> NDArray[np.bool_]:
+    """Infection mask (H, W) of one slice; see :func:`slice_probability`."""
+    return slice_probability(grey, model) >= model.postprocessing.threshold
 
 
 # ---- bundles ---------------------------------------------------------------------------------------------------
 
 
-def load_model(bundle: Path, *, device: str = "cpu") -> LesionModel:
+def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None) -> LesionModel:
     """The model that ``configs/inference.yaml`` of a bundle folder describes.
 
     Args:
         bundle: folder of a MONAI bundle. Its configuration can run code: use only bundles that you trust.
         device: torch device.
+        checkpoint: other weights than the bundle's own.
 
     Raises:
         BundleError: if the folder, its configuration or its weights are missing or do not fit.
@@ -203,6 +208,8 @@ def load_model(bundle: Path, *, device: str = "cpu") -> LesionModel:
     parser.read_config(str(config))
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
+    if checkpoint is not None:
+        parser["checkpoint"] = str(checkpoint)
     try:
         return parser.get_parsed_content("model")  # type: ignore[no-any-return]
     except RuntimeError as error:  # MONAI wraps whatever a component raised
