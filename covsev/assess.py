@@ -13,7 +13,8 @@ from typing import Any
 from covsev import labels, quality
 from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
 from covsev.anatomy.lungs import LungSegmentation, segment_lungs
-from covsev.lesions import LesionModel, LesionSegmentation, segment_lesions
+from covsev.lesion_model import LesionModel
+from covsev.lesions import LesionSegmentation, segment_lesions
 from covsev.quality import Flag
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json

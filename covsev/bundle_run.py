@@ -16,7 +16,8 @@ from PIL import Image
 from covsev import labels
 from covsev.anatomy.lungs import segment_lungs
 from covsev.errors import BundleError, CovsevError, ScanError
-from covsev.lesions import LesionModel, segment_lesions, segment_slice
+from covsev.lesion_model import LesionModel
+from covsev.lesions import segment_lesions, segment_slice
 from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels
 
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -112,7 +113,7 @@ def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable
                 grey = np.asarray(image.convert("L"))
         except OSError as error:
             raise ScanError(f"{source.path}: cannot be read as an image") from error
-        mask = segment_slice(grey, model)
+        mask = segment_slice(grey, model) > 0
         with replacing(target / f"{source.case}_infection.png") as temporary:
             Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
 

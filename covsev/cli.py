@@ -116,7 +116,7 @@ def _run(
         task = progress.add_task("loading the network", total=len(sources))
         from covsev.assess import DEFAULT_BUNDLE, Options
         from covsev.batch import assess_sources
-        from covsev.lesions import load_model
+        from covsev.lesion_model import load_model
 
         return assess_sources(
             sources,

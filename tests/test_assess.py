@@ -14,7 +14,7 @@ from torch import nn
 
 from covsev import labels
 from covsev.assess import DEFAULT_BUNDLE, Options, assess, write
-from covsev.lesions import LesionModel, load_model
+from covsev.lesion_model import LesionModel, load_model
 from covsev.phantom import Phantom, make_phantom
 from covsev.severity import measure
 

@@ -16,7 +16,7 @@ from torch import nn
 from covsev import batch, labels
 from covsev.assess import DEFAULT_BUNDLE, Options
 from covsev.batch import assess_sources
-from covsev.lesions import load_model
+from covsev.lesion_model import load_model
 from covsev.phantom import make_phantom
 from covsev.scan import find_scans
 

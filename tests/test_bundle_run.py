@@ -19,7 +19,7 @@ from covsev import labels
 from covsev.assess import DEFAULT_BUNDLE, Options, assess
 from covsev.bundle_run import refuse_unknown_overrides, segment_infection_directory
 from covsev.errors import BundleError, ScanError
-from covsev.lesions import load_model
+from covsev.lesion_model import load_model
 from covsev.phantom import make_phantom
 from covsev.scan import load_scan
 

@@ -9,18 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from covsev import lesions
+from covsev import lesion_model
 from covsev.assess import DEFAULT_BUNDLE
 from covsev.errors import BundleError, GridMismatchError, LungsNotFoundError
-from covsev.lesions import (
-    LesionModel,
-    SlicePostprocessing,
-    SlicePreprocessing,
-    load_model,
-    segment_lesions,
-    segment_slice,
-    split_by_hu,
-)
+from covsev.labels import CONSOLIDATION_HU
+from covsev.lesion_model import LesionModel, SlicePostprocessing, SlicePreprocessing, load_model
+from covsev.lesions import lesion_labels, segment_lesions, segment_slice
 from covsev.phantom import make_phantom
 
 
@@ -108,7 +102,7 @@ def test_empty_lungs_are_refused(phantom):
 
 @pytest.mark.parametrize(("hu", "label"), [(-600, 1), (-200, 1), (-199, 2), (50, 2)])
 def test_consolidation_lies_above_minus_200_hu(hu, label):
-    assert split_by_hu(np.ones((1, 1, 1), bool), np.full((1, 1, 1), hu))[0, 0, 0] == label
+    assert lesion_labels(np.ones(1, bool), np.array([hu]) > CONSOLIDATION_HU)[0] == label
 
 
 def test_a_slice_gives_a_mask_of_its_own_size():
@@ -170,7 +164,7 @@ def test_weights_are_never_unpickled(tmp_path, monkeypatch):
         seen.update(kwargs)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(lesions.torch, "load", spy)
+    monkeypatch.setattr(lesion_model.torch, "load", spy)
     load_model(DEFAULT_BUNDLE)
     assert seen["weights_only"] is True
 

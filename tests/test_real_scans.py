@@ -13,7 +13,7 @@ from covsev.anatomy.lobes import segment_lobes
 from covsev.anatomy.lungs import segment_lungs
 from covsev.assess import DEFAULT_BUNDLE, assess
 from covsev.labels import LOBES
-from covsev.lesions import load_model
+from covsev.lesion_model import load_model
 from covsev.scan import from_sitk, load_scan, make_scan, to_canonical
 
 pytestmark = [

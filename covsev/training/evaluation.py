@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from covsev.lesions import LesionModel, slice_probability
+from covsev.lesion_model import LesionModel
+from covsev.lesions import slice_probability
 from covsev.training.metrics import CaseMetrics, case_metrics, legacy_infnet, write_metrics
 
 
@@ -19,7 +20,7 @@ def evaluate_slices(model: LesionModel, records: Sequence[Mapping[str, Any]]) ->
     """Metrics of the infection mask on every slice, at the slice's own size.
 
     Args:
-        model: see :func:`covsev.lesions.load_model`; its threshold is used.
+        model: see :func:`covsev.lesion_model.load_model`; its threshold is used.
         records: of :func:`covsev.training.manifests.load_datalist`.
 
     Returns:
@@ -29,7 +30,7 @@ def evaluate_slices(model: LesionModel, records: Sequence[Mapping[str, Any]]) ->
     cases = {}
     for record in records:
         grey, reference = read_grey(record["image"]), read_grey(record["infection"]) > 127
-        probability = slice_probability(grey, model)
+        probability = slice_probability(grey, model)[0]
         cases[Path(record["image"]).name] = {
             "infection": case_metrics(probability, reference, threshold=model.postprocessing.threshold),
             "infection_legacy": legacy_infnet(probability, reference),

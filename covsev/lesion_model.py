@@ -1,0 +1,194 @@
+"""The lesion network and everything around it, as a MONAI bundle's ``inference.yaml`` wires them.
+
+That file is the one place where network, preprocessing, inferer and postprocessing are wired, so the package and
+``python -m monai.bundle run`` cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from covsev.errors import BundleError, CovsevError
+
+
+def resize_slices(slices: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, C, H, W) slices to ``size``, bilinear and antialiased: the one resizer of training and serving.
+
+    The resizer is part of the model: plain and antialiased bilinear give visibly different masks.
+    """
+    return F.interpolate(slices, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+@dataclass(frozen=True)
+class SlicePreprocessing:
+    """From a scan's slices to what the network sees.
+
+    Attributes:
+        hu_window: HU that become 0 and 1; values outside are clipped.
+        network_size: (height, width) of the network's grid, multiples of 32.
+        lung_margin_mm: margin around the bounding box of the lungs, to which slices are cropped.
+    """
+
+    hu_window: tuple[float, float]
+    network_size: tuple[int, int]
+    lung_margin_mm: float
+
+    def __call__(self, slices: NDArray[Any]) -> Tensor:
+        """Windowed and resized (N, 1, h, w) float32 in [0, 1] from HU slices (H, W, N)."""
+        low, high = self.hu_window
+        stack = torch.from_numpy(np.ascontiguousarray(np.moveaxis(slices, -1, 0), dtype=np.float32))
+        grey = ((stack - low) / (high - low)).clamp_(0, 1)
+        return self.resize(grey[:, None])
+
+    def resize(self, grey: Tensor) -> Tensor:
+        """Slices (N, 1, H, W) in [0, 1] on the network's grid."""
+        return resize_slices(grey, (self.network_size[0], self.network_size[1]))
+
+
+@dataclass(frozen=True)
+class SlicePostprocessing:
+    """From logits back to the slices' own grid.
+
+    Attributes:
+        threshold: probability from which a voxel is infected.
+    """
+
+    threshold: float
+
+    def __call__(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Probabilities (N, 1, H, W) on a grid of ``size`` from logits on the network's grid."""
+        return resize_slices(torch.sigmoid(logits), size).clamp_(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LesionModel:
+    """A network and everything around it, as wired by a bundle's ``inference.yaml``.
+
+    A single network says where infection is. A multi network has a single one as its ``prior``, whose probability is
+    its second input channel, and says which infection is consolidation.
+
+    Attributes:
+        network: on its device, in evaluation mode.
+        preprocessing: see :class:`SlicePreprocessing`.
+        inferer: MONAI inferer, called with the batch and the network.
+        postprocessing: see :class:`SlicePostprocessing`.
+        batch_size: slices a batch.
+        name: of the bundle.
+        weights: SHA-256 of the checkpoint file.
+        prior: the single network of a multi network, on the same grid; ``None`` for a single network.
+    """
+
+    network: nn.Module
+    preprocessing: SlicePreprocessing
+    inferer: Callable[[Tensor, nn.Module], Tensor]
+    postprocessing: SlicePostprocessing
+    batch_size: int
+    name: str
+    weights: str
+    prior: LesionModel | None = None
+
+    @torch.inference_mode()
+    def predict(
+        self, network_input: Tensor, size: tuple[int, int], *, prior: Tensor | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities at ``size`` of preprocessed slices (N, 1, h, w).
+
+        Args:
+            network_input: on the network's grid, see :class:`SlicePreprocessing`.
+            size: (H, W) of the result.
+            prior: (N, 1, h, w) infection to use in place of the single network's, such as a radiologist's mask.
+
+        Returns:
+            (N, 1, H, W) infection, or (N, 3, H, W) infection, ground-glass opacity and consolidation.
+        """
+        device = next(self.network.parameters()).device
+        image = network_input.to(device=device, memory_format=torch.channels_last)
+        if self.prior is None:
+            return self.postprocessing(self.inferer(image, self.network), size).float().cpu().numpy()  # type: ignore[no-any-return]
+        infection_logits = self.prior.inferer(image, self.prior.network)
+        given = torch.sigmoid(infection_logits) if prior is None else prior.to(device)
+        logits = self.inferer(torch.cat((image, given), dim=1), self.network)
+        infection = self.prior.postprocessing(infection_logits, size) if prior is None else resize_slices(given, size)
+        kinds = self.postprocessing(logits[:, 1:], size)
+        return torch.cat((infection, kinds), dim=1).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None) -> LesionModel:
+    """The model that ``configs/inference.yaml`` of a bundle folder describes.
+
+    Args:
+        bundle: folder of a MONAI bundle. Its configuration can run code: use only bundles that you trust.
+        device: torch device.
+        checkpoint: other weights than the bundle's own.
+
+    Raises:
+        BundleError: if the folder, its configuration or its weights are missing or do not fit.
+    """
+    config = Path(bundle) / "configs" / "inference.yaml"
+    if not config.is_file():
+        raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    parser["bundle_root"] = str(bundle)
+    parser["device"] = f"$torch.device('{device}')"
+    if checkpoint is not None:
+        parser["checkpoint"] = str(checkpoint)
+    try:
+        return parser.get_parsed_content("model")  # type: ignore[no-any-return]
+    except RuntimeError as error:  # MONAI wraps whatever a component raised
+        if isinstance(error.__cause__, CovsevError):
+            raise error.__cause__ from None
+        raise BundleError(f"{config}: the model cannot be built ({error.__cause__ or error})") from error
+
+
+def make_model(
+    network: nn.Module,
+    checkpoint: str | Path,
+    *,
+    preprocessing: SlicePreprocessing,
+    inferer: Callable[[Tensor, nn.Module], Tensor],
+    postprocessing: SlicePostprocessing,
+    batch_size: int,
+    name: str,
+    device: torch.device,
+    prior: LesionModel | None = None,
+) -> LesionModel:
+    """A :class:`LesionModel` with the weights of ``checkpoint``; the ``_target_`` of the bundles' ``model``.
+
+    Args:
+        network: without weights.
+        checkpoint: a ``state_dict``, or a dictionary that holds one as ``network``; half precision is widened.
+        preprocessing, inferer, postprocessing, batch_size, name, prior: see :class:`LesionModel`.
+        device: where the network runs.
+
+    Raises:
+        BundleError: if the checkpoint is missing, unreadable, or of another network.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise BundleError(f"{path}: no weights there; train the bundle or name others with --checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content.get("network", content)
+        network.load_state_dict({key: _widened(value) for key, value in state.items()})
+    except Exception as error:  # torch raises anything on broken files; the cause stays attached
+        raise BundleError(f"{path}: weights cannot be used ({type(error).__name__})") from error
+    network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LesionModel(network, preprocessing, inferer, postprocessing, batch_size, name, digest, prior)
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
