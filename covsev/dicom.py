@@ -75,7 +75,7 @@ def _header(path: Path) -> pydicom.Dataset | None:
 
 def _is_ct_slice(header: pydicom.Dataset) -> bool:
     localizer = "LOCALIZER" in [str(part).upper() for part in header.get("ImageType", [])]
-    geometry = "ImagePositionPatient" in header and "ImageOrientationPatient" in header
+    geometry = all(header.get(tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"))
     return header.get("Modality") == "CT" and geometry and not localizer
 
 

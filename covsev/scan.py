@@ -117,7 +117,8 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
         for path in paths:
             if _suffix(path) and not path.name.endswith(OUTPUT_SUFFIXES):
                 yield ScanSource("", path)
-        dicom_paths = [path for path in paths if path.suffix.lower() in (".dcm", ".ima", "") and _is_dicom(path)]
+        # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
+        dicom_paths = [path for path in paths if not _suffix(path) and _is_dicom(path)]
         if dicom_paths:
             from covsev import dicom
 
@@ -247,7 +248,7 @@ def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     if source.series_uid is not None:
         from covsev import dicom
 
-        return *from_sitk(dicom.read_series(path, source.series_uid)), None
+        return *from_sitk(dicom.read_series(path, source.series_uid), name=str(path)), None
     if not path.is_file():
         raise ScanError(f"{path}: no such file")
     suffix = _suffix(path)
@@ -277,22 +278,26 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
 def _read_itk(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     import SimpleITK as sitk
 
-    return from_sitk(sitk.ReadImage(str(path)))
+    return from_sitk(sitk.ReadImage(str(path)), name=str(path))
 
 
-def from_sitk(image: Any) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Array (X, Y, Z) and RAS+ affine of a SimpleITK image, whose world is LPS+."""
+def from_sitk(image: Any, *, name: str = "image") -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Array (X, Y, Z, ...) and RAS+ affine of its first three axes, of a SimpleITK image, whose world is LPS+.
+
+    Raises:
+        ScanError: if voxels have several components; ``name`` is the image's name in the message.
+    """
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ScanError(f"voxels have {image.GetNumberOfComponentsPerPixel()} components, not one")
+        raise ScanError(f"{name}: voxels have {image.GetNumberOfComponentsPerPixel()} components, not one")
     array = sitk.GetArrayFromImage(image).transpose()
-    if image.GetDimension() != 3:
-        return array, np.eye(4)
     affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = direction * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
+    axes = image.GetDimension()
+    if axes >= 3:
+        direction = np.array(image.GetDirection()).reshape(axes, axes)
+        affine[:3, :3] = direction[:3, :3] * np.array(image.GetSpacing())[:3]
+        affine[:3, 3] = image.GetOrigin()[:3]
     return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -361,7 +366,7 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
     image = nib.Nifti1Image(array, scan.affine)
     if isinstance(scan.header, nib.Nifti1Header):
         image.header.set_xyzt_units(*scan.header.get_xyzt_units())
-        image.set_qform(scan.header.get_qform(), int(scan.header["qform_code"]))
+        image.set_qform(_qform(scan), int(scan.header["qform_code"]))
         image.set_sform(scan.affine, int(scan.header["sform_code"]))
     else:
         image.header.set_xyzt_units("mm")
@@ -370,6 +375,14 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
     image.header["descrip"] = f"covsev {__version__} weights {weights[:12]}; {DISCLAIMER}"[:79]
     with replacing(path) as temporary:
         nib.save(image, temporary)
+
+
+def _qform(scan: Scan) -> NDArray[np.float64]:
+    """The source's qform, or the affine where its quaternion is not one (seen with an unused qform)."""
+    try:
+        return scan.header.get_qform()  # type: ignore[no-any-return]
+    except ValueError:
+        return scan.affine
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def segment_lungs(scan: Scan) -> LungSegmentation:
     """
     hu = to_canonical(scan.hu, scan.affine)
     spacing_mm = canonical_spacing_mm(scan)
-    factors = [max(1, round(WORKING_SPACING_MM / side)) for side in spacing_mm]
+    factors = [min(n, max(1, round(WORKING_SPACING_MM / side))) for n, side in zip(hu.shape, spacing_mm, strict=True)]
     coarse = _shrink(hu, spacing_mm, factors)
     air = _air_inside(coarse, scan)
     airways = _airways(coarse, air)
@@ -271,8 +271,9 @@ def _closing(mask: sitk.Image) -> sitk.Image:
     margin = [int(np.ceil(_CLOSING_MM / side)) + 1 for side in mask.GetSpacing()]
     # Mirrored, not zero: a lung cut by the scan's end stays whole up to the end.
     padded = sitk.MirrorPad(mask, margin, margin)
-    dilated = sitk.Cast(_distance_mm(padded) <= _CLOSING_MM, sitk.sitkUInt8)
-    closed = sitk.Crop(_distance_mm(dilated) < -_CLOSING_MM, margin, margin)
+    # Distances to the border voxels of what lies outside, not to those inside, make the erosion undo the dilation.
+    far_outside = sitk.Cast(_distance_mm(padded) > _CLOSING_MM, sitk.sitkUInt8)
+    closed = sitk.Crop(_distance_mm(far_outside) > _CLOSING_MM, margin, margin)
     closed.CopyInformation(mask)
     return sitk.Or(closed, mask)
 

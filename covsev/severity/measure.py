@@ -49,9 +49,9 @@ def measure(
 
     Raises:
         GridMismatchError: if a label map has another shape.
-        ValueError: if ``noise_floor_ml`` is negative.
+        ValueError: if a label map holds an unknown label, or ``noise_floor_ml`` is negative.
     """
-    if noise_floor_ml < 0:
+    if not noise_floor_ml >= 0:  # so that NaN is refused too
         raise ValueError(f"noise_floor_ml must be at least 0; got {noise_floor_ml}")
     regions = measure_regions(scan.hu, lungs, lobes, lesions, voxel_ml=scan.voxel_ml)
     scores = compute_scores(regions, noise_floor_ml=noise_floor_ml)

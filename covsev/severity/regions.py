@@ -14,6 +14,7 @@ from covsev.labels import (
     GROUND_GLASS,
     HIGH_OPACITY_HU,
     LEFT_LUNG,
+    LESIONS,
     LOBES,
     LUNGS,
     RIGHT_LUNG,
@@ -82,10 +83,13 @@ def measure_regions(
 
     Raises:
         GridMismatchError: if the shapes differ.
+        ValueError: if a label map holds an unknown label.
     """
-    for name, array in (("lungs", lungs), ("lobes", lobes), ("lesions", lesions)):
+    for name, array, known in (("lungs", lungs, LUNGS), ("lobes", lobes, LOBES), ("lesions", lesions, LESIONS)):
         if array.shape != hu.shape:
             raise GridMismatchError(f"{name} has shape {array.shape}, but hu has {hu.shape}")
+        if array.max(initial=0) > len(known):
+            raise ValueError(f"{name} has label {array.max()}; known are 0 to {len(known)}")
     by_lung = _tally(hu, lungs, lesions, regions=1 + max(lung.id for lung in LUNGS))
     by_lobe = _tally(hu, lobes, lesions, regions=1 + max(lobe.id for lobe in LOBES))
     measures = {BOTH_LUNGS: _measure(by_lung.of([lung.id for lung in LUNGS]), voxel_ml, "the lungs")}

@@ -1,0 +1,257 @@
+"""DICOM series: what is read, in which order of files, and each reason to refuse one."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from covsev import dicom
+from covsev.errors import ScanError
+from covsev.scan import ScanSource, find_scans, load_scan
+
+SHAPE = (20, 24, 6)  # columns, rows, slices
+UID = "1.2.826.0.1.3680043.8.498.111"
+ROW_SPACING_MM, COLUMN_SPACING_MM, STEP_MM = 0.9, 0.7, 2.5
+STRAIGHT = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+TURNED = ((0.8, 0.6, 0.0), (-0.6, 0.8, 0.0))
+FEET_FIRST = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+ORIGIN_LPS_MM = np.array([-10.0, -20.0, 30.0])
+
+
+def stored_volume(seed=0):
+    return np.random.default_rng(seed).integers(0, 1500, SHAPE).astype(np.int16)
+
+
+def ct_slice(pixels, position, orientation=STRAIGHT, *, slope=1, intercept=-1024, uid=UID):
+    """One CT slice; ``pixels`` are (columns, rows)."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = UID + ".9", uid
+    dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.ImageOrientationPatient = [*orientation[0], *orientation[1]]
+    dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
+    dataset.Columns, dataset.Rows = pixels.shape
+    dataset.PixelSpacing = [ROW_SPACING_MM, COLUMN_SPACING_MM]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+    dataset.PixelData = np.ascontiguousarray(pixels.T).tobytes()
+    return dataset
+
+
+def ct_series(stored=None, orientation=STRAIGHT, **kwargs):
+    """Slices along the stack's normal, first the lowest."""
+    stored = stored_volume() if stored is None else stored
+    normal = np.cross(*orientation)
+    positions = [ORIGIN_LPS_MM + k * STEP_MM * normal for k in range(stored.shape[2])]
+    return [ct_slice(stored[:, :, k], position, orientation, **kwargs) for k, position in enumerate(positions)]
+
+
+def save(series, folder, name="{:03d}.dcm"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, dataset in enumerate(series):
+        dataset.save_as(folder / name.format(number), enforce_file_format=True)
+
+
+def ras_affine(orientation):
+    """The affine that the standard asks for (C.7.6.2.1.1), turned from LPS+ to RAS+."""
+    row, column = np.array(orientation)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * COLUMN_SPACING_MM, column * ROW_SPACING_MM
+    affine[:3, 2], affine[:3, 3] = np.cross(row, column) * STEP_MM, ORIGIN_LPS_MM
+    return np.diag([-1, -1, 1, 1]) @ affine
+
+
+def refused(folder, message):
+    with pytest.raises(ScanError, match=re.escape(f"{folder}: ") + message):
+        dicom.read_series(folder, UID)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (1, 0), (2, -1000), (0.5, -100.25)])
+def test_hu_are_rescaled_pixels(tmp_path, slope, intercept):
+    save(ct_series(slope=slope, intercept=intercept), tmp_path)
+    scan = load_scan(tmp_path)
+    np.testing.assert_array_equal(scan.hu, stored_volume() * float(slope) + intercept)
+    assert scan.hu.dtype == (np.int16 if slope != 0.5 else np.float32)
+
+
+@pytest.mark.parametrize(
+    "orientation", [STRAIGHT, TURNED, FEET_FIRST, CORONAL], ids=["straight", "turned", "feet_first", "coronal"]
+)
+def test_affine_is_that_of_the_headers(tmp_path, orientation):
+    save(ct_series(orientation=orientation), tmp_path)
+    scan = load_scan(tmp_path)
+    np.testing.assert_array_equal(scan.hu, stored_volume() - 1024)
+    np.testing.assert_allclose(scan.affine, ras_affine(orientation), atol=1e-5)
+    assert scan.spacing_mm == pytest.approx((COLUMN_SPACING_MM, ROW_SPACING_MM, STEP_MM))
+
+
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]], ids=["reversed", "mixed"])
+def test_order_of_the_files_does_not_matter(tmp_path, order):
+    series = ct_series()
+    save([series[k] for k in order], tmp_path)
+    scan = load_scan(tmp_path)
+    np.testing.assert_array_equal(scan.hu, stored_volume() - 1024)
+    np.testing.assert_allclose(scan.affine, ras_affine(STRAIGHT), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["{:03d}.dcm", "IM{:d}", "{:d}.IMA", "1.2.840.113.{:d}", "slice {:d}.DICOM", "ä{:d}.DCM"]
+)
+def test_series_are_found_by_content_under_any_name(tmp_path, name):
+    save(ct_series(), tmp_path / "patient 1", name)
+    (source,) = find_scans(tmp_path)
+    assert source == ScanSource("patient_1", tmp_path / "patient 1", UID)
+    np.testing.assert_array_equal(load_scan(source).hu, stored_volume() - 1024)
+
+
+def test_one_file_stands_for_its_series(tmp_path):
+    save(ct_series(), tmp_path)
+    np.testing.assert_array_equal(load_scan(tmp_path / "003.dcm").hu, stored_volume() - 1024)
+
+
+def test_several_series_in_one_folder_are_several_cases(tmp_path):
+    for number in (1, 2):
+        save(ct_series(stored_volume(number), uid=f"{UID}.{number}"), tmp_path / "p", f"{number}-{{}}.dcm")
+    save(ct_series(stored_volume(3), uid=f"{UID}.7.2"), tmp_path / "p", "3-{}.dcm")
+    sources = find_scans(tmp_path)
+    assert [source.case for source in sources] == ["p_1", "p_2", "p_2_2"]
+    for number, source in enumerate(sources, start=1):
+        np.testing.assert_array_equal(load_scan(source).hu, stored_volume(number) - 1024)
+
+
+def test_a_series_beside_nifti_files_is_found(tmp_path, write_nifti):
+    write_nifti("a.nii.gz", stored_volume())
+    save(ct_series(), tmp_path)
+    assert [source.series_uid for source in find_scans(tmp_path)] == [None, UID]
+
+
+# ---- what is not part of a series --------------------------------------------------------------------------------
+
+
+def with_localizer(series):
+    scout = ct_slice(np.zeros((64, 32), np.int16), (0, 0, 0), CORONAL)
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    return [scout, *series]
+
+
+def test_localizers_are_skipped(tmp_path):
+    save(with_localizer(ct_series()), tmp_path)
+    np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 1024)
+
+
+def test_files_that_are_no_slices_are_skipped(tmp_path):
+    series = ct_series()
+    report = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0))
+    report.Modality = "SR"
+    save([report, *series], tmp_path)
+    (tmp_path / "README").write_text("notes")
+    (tmp_path / "empty.dcm").touch()
+    (tmp_path / "sub").mkdir()
+    np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 1024)
+
+
+@pytest.mark.parametrize("modality", ["MR", "PT", "OT"])
+def test_other_modalities_are_no_scans(tmp_path, modality):
+    series = ct_series()
+    for dataset in series:
+        dataset.Modality = modality
+    save(series, tmp_path)
+    assert find_scans(tmp_path) == []
+    refused(tmp_path, rf"series {UID} has 0 CT slices; a volume needs more")
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"])
+def test_slices_without_geometry_are_no_scans(tmp_path, tag):
+    series = ct_series()
+    for dataset in series:
+        setattr(dataset, tag, None)
+    save(series, tmp_path)
+    assert find_scans(tmp_path) == []
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_one_slice_is_no_volume(tmp_path):
+    save(ct_series()[:1], tmp_path)
+    refused(tmp_path, rf"series {UID} has 1 CT slices; a volume needs more")
+
+
+@pytest.mark.parametrize("missing", [1, 3, 4])
+def test_a_missing_slice_is_named_by_its_gap(tmp_path, missing):
+    series = ct_series()
+    del series[missing]
+    save(series, tmp_path)
+    refused(tmp_path, r"slices are missing; one gap is 5\.00 mm where 2\.50 is usual")
+
+
+def test_a_doubled_position_is_refused(tmp_path):
+    series = ct_series()
+    save([*series, ct_slice(stored_volume()[:, :, 2], series[2].ImagePositionPatient)], tmp_path)
+    refused(tmp_path, "two slices lie at one position; the series is doubled or mixed")
+
+
+def test_a_tilted_gantry_is_refused(tmp_path):
+    series = ct_series()
+    for number, dataset in enumerate(series):
+        dataset.ImagePositionPatient[1] += 0.5 * number
+    save(series, tmp_path)
+    refused(tmp_path, r"the stack is sheared by 2\.5 mm \(gantry tilt\); resample it first")
+
+
+def test_a_shift_below_a_millimetre_is_accepted(tmp_path):
+    series = ct_series()
+    for number, dataset in enumerate(series):
+        dataset.ImagePositionPatient[1] += 0.15 * number
+    save(series, tmp_path)
+    assert load_scan(tmp_path).hu.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [ct_slice(np.zeros((20, 20), np.int16), (0, 0, 90)), ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 90), TURNED)],
+)
+def test_mixed_sizes_and_orientations_are_refused(tmp_path, odd):
+    save([*ct_series(), odd], tmp_path)
+    refused(tmp_path, "slices of one series differ in size or orientation")
+
+
+def test_damaged_pixels_are_refused(tmp_path, capfd):
+    save(ct_series(), tmp_path)
+    path = tmp_path / "003.dcm"
+    path.write_bytes(path.read_bytes()[:-400])
+    refused(tmp_path, rf"pixels of series {UID} cannot be read; the files may be damaged")
+    capfd.readouterr()  # GDCM writes to the terminal
+
+
+def test_a_file_without_a_series_is_refused(tmp_path):
+    dataset = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0))
+    del dataset.SeriesInstanceUID
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(ScanError, match=r"a\.dcm: not a DICOM file with a series"):
+        load_scan(tmp_path / "a.dcm")
+
+
+def test_a_file_that_is_no_dicom_has_no_series(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 200)
+    with pytest.raises(ScanError, match=r"a\.dcm: not a DICOM file with a series"):
+        dicom.series_uid(tmp_path / "a.dcm")
+
+
+def test_headers_are_written_as_the_standard_has_them(tmp_path):
+    save(ct_series(), tmp_path)
+    np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "002.dcm").pixel_array, stored_volume()[:, :, 2].T)
