@@ -61,16 +61,17 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     return options
 
 
-# ---- infection masks of a folder ---------------------------------------------------------------------------------
+# ---- masks of a folder -------------------------------------------------------------------------------------------
 
 
-def segment_infection_directory(
+def segment_directory(
     dataset_dir: str | os.PathLike[str] | None, output_dir: str | os.PathLike[str] | None, model: LesionModel
 ) -> None:
-    """Write an infection mask for every volume and every 2-D slice below ``dataset_dir``.
+    """Write a mask for every volume and every 2-D slice below ``dataset_dir``.
 
-    Volumes give ``<case>_infection.nii.gz`` on their own grid, not restricted to the lungs; PNG and JPG slices
-    give ``<case>_infection.png`` of their own size, 0 and 255.
+    A single network writes ``<case>_infection.nii.gz`` on the volume's own grid, not restricted to the lungs, and
+    ``<case>_infection.png`` of the slice's own size, 0 and 255. A multi network writes ``<case>_lesions.nii.gz``
+    and ``<case>_lesions.png`` with 0, 1 ground-glass opacity, 2 consolidation.
 
     Raises:
         ScanError: if a folder is not named, there is nothing to do, or, after all others are done, for the
@@ -100,8 +101,11 @@ def _volume_job(source: ScanSource, target: Path, model: LesionModel) -> Callabl
         scan = load_scan(source)
         lungs = segment_lungs(scan)
         lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=False)
-        path = target / (scan.case + labels.INFECTION_SUFFIX)
-        save_labels((lesions.labels > 0).astype(np.uint8), scan, path, weights=model.weights)
+        if model.prior is None:
+            suffix, mask = labels.INFECTION_SUFFIX, (lesions.labels > 0).astype(np.uint8)
+        else:
+            suffix, mask = labels.LESIONS_SUFFIX, lesions.labels
+        save_labels(mask, scan, target / (scan.case + suffix), weights=model.weights)
 
     return job
 
@@ -113,16 +117,17 @@ def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable
                 grey = np.asarray(image.convert("L"))
         except OSError as error:
             raise ScanError(f"{source.path}: cannot be read as an image") from error
-        mask = segment_slice(grey, model) > 0
-        with replacing(target / f"{source.case}_infection.png") as temporary:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        mask = segment_slice(grey, model)
+        kind, scale = ("infection", 255) if model.prior is None else ("lesions", 1)
+        with replacing(target / f"{source.case}_{kind}.png") as temporary:
+            Image.fromarray(mask * np.uint8(scale)).save(temporary, format="PNG")
 
     return job
 
 
 def _find_slices(folder: Path) -> list[ScanSource]:
     """PNG and JPG files below ``folder``, covsev's own pictures left out, named by their relative paths."""
-    own = (labels.OVERLAY_SUFFIX, "_infection.png")
+    own = (labels.OVERLAY_SUFFIX, "_infection.png", "_lesions.png")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SLICE_SUFFIXES and not p.name.endswith(own))
     stems = [path.relative_to(folder).with_suffix("").as_posix().replace("/", "_") for path in paths]
     return [

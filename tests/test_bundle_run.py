@@ -17,7 +17,7 @@ from torch import nn
 
 from covsev import labels
 from covsev.assess import DEFAULT_BUNDLE, Options, assess
-from covsev.bundle_run import refuse_unknown_overrides, segment_infection_directory
+from covsev.bundle_run import refuse_unknown_overrides, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
 from covsev.phantom import make_phantom
@@ -100,7 +100,7 @@ def test_unknown_overrides_are_refused(name):
 
 
 def test_the_bundle_run_gives_the_unrestricted_mask(good_scan, tmp_path, model):
-    segment_infection_directory(good_scan.parent, tmp_path, model)
+    segment_directory(good_scan.parent, tmp_path, model)
     mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
     expected = assess(load_scan(good_scan), model, Options(restrict_to_lungs=False)).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
@@ -113,7 +113,7 @@ def test_slices_give_masks_of_their_own_size(suffix, tmp_path, model):
     grey[30:60, 20:40] = 220
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.fromarray(grey).save(tmp_path / "in" / "deep" / f"slice.{suffix}")
-    segment_infection_directory(tmp_path / "in", tmp_path / "out", model)
+    segment_directory(tmp_path / "in", tmp_path / "out", model)
     mask = np.asarray(Image.open(tmp_path / "out" / "deep_slice_infection.png"))
     assert mask.shape == grey.shape
     assert set(np.unique(mask)) == {0, 255}
@@ -124,19 +124,19 @@ def test_slices_of_one_name_do_not_overwrite_each_other(tmp_path, model):
     grey = np.zeros((64, 64), np.uint8)
     for name in ("a.png", "a.jpg"):
         Image.fromarray(grey).save(tmp_path / name)
-    segment_infection_directory(tmp_path, tmp_path / "out", model)
+    segment_directory(tmp_path, tmp_path / "out", model)
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_an_empty_folder_is_refused(tmp_path, model):
     with pytest.raises(ScanError, match="no scans and no PNG or JPG slices"):
-        segment_infection_directory(tmp_path, tmp_path / "out", model)
+        segment_directory(tmp_path, tmp_path / "out", model)
 
 
 @pytest.mark.parametrize("folders", [(None, "out"), ("in", None)])
 def test_folders_must_be_named(folders, model):
     with pytest.raises(ScanError, match="name both folders"):
-        segment_infection_directory(*folders, model)
+        segment_directory(*folders, model)
 
 
 def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, model):
@@ -144,5 +144,5 @@ def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, m
     (tmp_path / "bad.nii.gz").write_bytes(gzip.compress(b"nothing"))
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(ScanError, match=r"2 of 3 failed: .*bad.nii.gz.*bad.png: cannot be read as an image"):
-        segment_infection_directory(tmp_path, tmp_path / "out", model)
+        segment_directory(tmp_path, tmp_path / "out", model)
     assert (tmp_path / "out" / f"good{labels.INFECTION_SUFFIX}").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,59 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from covsev.lesion_model import LesionModel
-from covsev.lesions import slice_probability
-from covsev.training.metrics import CaseMetrics, case_metrics, legacy_infnet, write_metrics
+from covsev.lesions import segment_slice, slice_probability
+from covsev.training.metrics import CaseMetrics, case_metrics, legacy_infnet, lesion_metrics, write_metrics
 
 
-def evaluate_slices(model: LesionModel, records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, CaseMetrics]]:
-    """Metrics of the infection mask on every slice, at the slice's own size.
+def evaluate_slices(
+    model: LesionModel, records: Sequence[Mapping[str, Any]], *, true_prior: bool = False
+) -> dict[str, dict[str, CaseMetrics]]:
+    """Metrics on every slice, at the slice's own size.
 
     Args:
         model: see :func:`covsev.lesion_model.load_model`; its threshold is used.
         records: of :func:`covsev.training.manifests.load_datalist`.
+        true_prior: give a multi network the radiologist's infection mask as prior.
 
     Returns:
-        for each image's name, ``infection`` at the model's threshold and ``infection_legacy`` by the
-        protocol of the public Inf-Net evaluation.
+        for each image's name: of a single network ``infection`` at the model's threshold and
+        ``infection_legacy`` by the protocol of the public Inf-Net evaluation; of a multi network
+        ``infection``, ``ground_glass`` and ``consolidation``.
     """
-    cases = {}
-    for record in records:
-        grey, reference = read_grey(record["image"]), read_grey(record["infection"]) > 127
-        probability = slice_probability(grey, model)[0]
-        cases[Path(record["image"]).name] = {
-            "infection": case_metrics(probability, reference, threshold=model.postprocessing.threshold),
-            "infection_legacy": legacy_infnet(probability, reference),
-        }
-    return cases
+    evaluate = _infection if model.prior is None else partial(_lesions, true_prior=true_prior)
+    return {Path(record["image"]).name: evaluate(model, record) for record in records}
 
 
-def evaluate_to_csv(model: LesionModel, records: Sequence[Mapping[str, Any]], output_dir: str | Path) -> pd.DataFrame:
-    """Evaluate, write ``metrics.csv`` into ``output_dir`` and print its summary; returns the table."""
+def _infection(model: LesionModel, record: Mapping[str, Any]) -> dict[str, CaseMetrics]:
+    reference = read_grey(record["infection"]) > 127
+    probability = slice_probability(read_grey(record["image"]), model)[0]
+    return {
+        "infection": case_metrics(probability, reference, threshold=model.postprocessing.threshold),
+        "infection_legacy": legacy_infnet(probability, reference),
+    }
+
+
+def _lesions(model: LesionModel, record: Mapping[str, Any], *, true_prior: bool) -> dict[str, CaseMetrics]:
+    with Image.open(record["lesions"]) as image:
+        reference = np.asarray(image)
+    prior = reference > 0 if true_prior else None
+    return lesion_metrics(segment_slice(read_grey(record["image"]), model, prior=prior), reference)
+
+
+def evaluate_to_csv(
+    model: LesionModel, records: Sequence[Mapping[str, Any]], output_dir: str | Path, *, true_prior: bool = False
+) -> pd.DataFrame:
+    """Evaluate, write ``metrics.csv`` into ``output_dir`` and print its summary; returns the table.
+
+    Args:
+        model, records, true_prior: see :func:`evaluate_slices`.
+        output_dir: made if it does not exist.
+    """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     groups = {Path(record["image"]).name: record["group"] for record in records}
-    table = write_metrics(folder / "metrics.csv", evaluate_slices(model, records), groups=groups)
+    cases = evaluate_slices(model, records, true_prior=true_prior)
+    table = write_metrics(folder / "metrics.csv", cases, groups=groups)
     print_summary(table)
     return table
 
