@@ -58,6 +58,42 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def shipped_model() -> Any:
+    """The lesion model that covsev ships."""
+    from covsev.assess import DEFAULT_BUNDLE
+    from covsev.lesion_model import load_model
+
+    return load_model(DEFAULT_BUNDLE)
+
+
+@pytest.fixture(scope="session")
+def bright_model() -> Any:
+    """A model that takes no time: infected is what lies above about -650 HU, or above 0.35 of an 8-bit slice."""
+    import torch
+    from torch import nn
+
+    from covsev.lesion_model import LesionModel, SlicePostprocessing, SlicePreprocessing
+
+    class BrightIsInfected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(100.0))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.gain * (image - 0.35)
+
+    return LesionModel(
+        network=BrightIsInfected().eval(),
+        preprocessing=SlicePreprocessing((-1000.0, 0.0), (64, 64), 8.0),
+        inferer=lambda batch, network: network(batch),
+        postprocessing=SlicePostprocessing(0.5),
+        batch_size=4,
+        name="bright",
+        weights="0" * 64,
+    )
+
+
 def _frozen(phantom: Phantom) -> Phantom:
     for array in (phantom.scan.hu, phantom.lungs, phantom.lobes, phantom.lesions):
         array.flags.writeable = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -11,30 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from covsev import batch, labels
-from covsev.assess import DEFAULT_BUNDLE, Options
+from covsev.assess import Options
 from covsev.batch import assess_sources
-from covsev.lesion_model import load_model
 from covsev.phantom import make_phantom
 from covsev.scan import find_scans
 
 COARSE_MM = (5.0, 5.0, 10.0)
-
-
-class _BrightIsInfected(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(50.0))
-
-    def forward(self, image):
-        return self.gain * (image - 0.35)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return dataclasses.replace(load_model(DEFAULT_BUNDLE), network=_BrightIsInfected().eval())
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +49,10 @@ def _table(path):
         return {row["case"]: row for row in csv.DictReader(stream)}
 
 
-def test_bad_scans_become_rows_and_the_others_go_on(folder, tmp_path, model):
+def test_bad_scans_become_rows_and_the_others_go_on(folder, tmp_path, bright_model):
     out = tmp_path / "out"
     seen = []
-    result = assess_sources(find_scans(folder), out, model, on_start=seen.append)
+    result = assess_sources(find_scans(folder), out, bright_model, on_start=seen.append)
     rows = _table(out / "severity.csv")
     assert result.failed == 5
     assert set(seen) == set(rows) == {
@@ -81,13 +64,13 @@ def test_bad_scans_become_rows_and_the_others_go_on(folder, tmp_path, model):
         assert rows[case]["code"] == "unreadable"
         assert str(folder) in rows[case]["reason"]
     assert float(rows["good"]["both_lungs_volume_ml"]) == pytest.approx(4180, rel=0.05)
-    assert rows["good"]["weights"] == model.weights
+    assert rows["good"]["weights"] == bright_model.weights
 
 
-def test_run_json_says_how_it_was_made(good_scan, tmp_path, model):
-    assess_sources(find_scans(good_scan), tmp_path, model, Options(noise_floor_ml=2.5))
+def test_run_json_says_how_it_was_made(good_scan, tmp_path, bright_model):
+    assess_sources(find_scans(good_scan), tmp_path, bright_model, Options(noise_floor_ml=2.5))
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["weights"] == model.weights
+    assert run["weights"] == bright_model.weights
     assert run["options"] == {"restrict_to_lungs": True, "noise_floor_ml": 2.5, "save_probability": False}
     assert run["scans"] == 1
     assert run["failed"] == 0
@@ -95,9 +78,9 @@ def test_run_json_says_how_it_was_made(good_scan, tmp_path, model):
     assert run["disclaimer"] == labels.DISCLAIMER
 
 
-def test_no_temporary_file_is_left(folder, tmp_path, model):
+def test_no_temporary_file_is_left(folder, tmp_path, bright_model):
     out = tmp_path / "out"
-    assess_sources(find_scans(folder), out, model)
+    assess_sources(find_scans(folder), out, bright_model)
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -108,18 +91,20 @@ def test_no_temporary_file_is_left(folder, tmp_path, model):
         (ZeroDivisionError("x"), "unexpected", "ZeroDivisionError: x"),
     ],
 )
-def test_unexpected_errors_are_isolated_too(error, code, reason, good_scan, tmp_path, model, monkeypatch):
+def test_unexpected_errors_are_isolated_too(error, code, reason, good_scan, tmp_path, bright_model, monkeypatch):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(batch, "assess", fail)
-    row = assess_sources(find_scans(good_scan), tmp_path, model).rows[0]
+    row = assess_sources(find_scans(good_scan), tmp_path, bright_model).rows[0]
     assert row["code"] == code
     assert reason in row["reason"]
 
 
-def test_the_table_can_be_read_while_the_batch_runs(folder, tmp_path, model):
+def test_the_table_can_be_read_while_the_batch_runs(folder, tmp_path, bright_model):
     out = tmp_path / "out"
     lengths = []
-    assess_sources(find_scans(folder), out, model, on_done=lambda _: lengths.append(len(_table(out / "severity.csv"))))
+    assess_sources(
+        find_scans(folder), out, bright_model, on_done=lambda _: lengths.append(len(_table(out / "severity.csv")))
+    )
     assert lengths == list(range(1, 8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import shutil
 import subprocess
@@ -11,9 +10,7 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from covsev import labels
 from covsev.assess import DEFAULT_BUNDLE, Options, assess
@@ -24,20 +21,6 @@ from covsev.phantom import make_phantom
 from covsev.scan import load_scan
 
 INFERENCE = str(DEFAULT_BUNDLE / "configs" / "inference.yaml")
-
-
-class _BrightIsInfected(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(50.0))
-
-    def forward(self, image):
-        return self.gain * (image - 0.35)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return dataclasses.replace(load_model(DEFAULT_BUNDLE), network=_BrightIsInfected().eval())
 
 
 @pytest.fixture(scope="module")
@@ -99,50 +82,50 @@ def test_unknown_overrides_are_refused(name):
         refuse_unknown_overrides(("run", "--config_file", INFERENCE, f"--{name}", "1"))
 
 
-def test_the_bundle_run_gives_the_unrestricted_mask(good_scan, tmp_path, model):
-    segment_directory(good_scan.parent, tmp_path, model)
+def test_the_bundle_run_gives_the_unrestricted_mask(good_scan, tmp_path, bright_model):
+    segment_directory(good_scan.parent, tmp_path, bright_model)
     mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
-    expected = assess(load_scan(good_scan), model, Options(restrict_to_lungs=False)).lesions.labels > 0
+    expected = assess(load_scan(good_scan), bright_model, Options(restrict_to_lungs=False)).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
     assert expected.any()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_slices_give_masks_of_their_own_size(suffix, tmp_path, model):
+def test_slices_give_masks_of_their_own_size(suffix, tmp_path, bright_model):
     grey = np.full((90, 61), 30, np.uint8)
     grey[30:60, 20:40] = 220
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.fromarray(grey).save(tmp_path / "in" / "deep" / f"slice.{suffix}")
-    segment_directory(tmp_path / "in", tmp_path / "out", model)
+    segment_directory(tmp_path / "in", tmp_path / "out", bright_model)
     mask = np.asarray(Image.open(tmp_path / "out" / "deep_slice_infection.png"))
     assert mask.shape == grey.shape
     assert set(np.unique(mask)) == {0, 255}
     assert (mask[35:55, 24:36] == 255).all()
 
 
-def test_slices_of_one_name_do_not_overwrite_each_other(tmp_path, model):
+def test_slices_of_one_name_do_not_overwrite_each_other(tmp_path, bright_model):
     grey = np.zeros((64, 64), np.uint8)
     for name in ("a.png", "a.jpg"):
         Image.fromarray(grey).save(tmp_path / name)
-    segment_directory(tmp_path, tmp_path / "out", model)
+    segment_directory(tmp_path, tmp_path / "out", bright_model)
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_an_empty_folder_is_refused(tmp_path, model):
+def test_an_empty_folder_is_refused(tmp_path, bright_model):
     with pytest.raises(ScanError, match="no scans and no PNG or JPG slices"):
-        segment_directory(tmp_path, tmp_path / "out", model)
+        segment_directory(tmp_path, tmp_path / "out", bright_model)
 
 
 @pytest.mark.parametrize("folders", [(None, "out"), ("in", None)])
-def test_folders_must_be_named(folders, model):
+def test_folders_must_be_named(folders, bright_model):
     with pytest.raises(ScanError, match="name both folders"):
-        segment_directory(*folders, model)
+        segment_directory(*folders, bright_model)
 
 
-def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, model):
+def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, bright_model):
     shutil.copy(good_scan, tmp_path / "good.nii.gz")
     (tmp_path / "bad.nii.gz").write_bytes(gzip.compress(b"nothing"))
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(ScanError, match=r"2 of 3 failed: .*bad.nii.gz.*bad.png: cannot be read as an image"):
-        segment_directory(tmp_path, tmp_path / "out", model)
+        segment_directory(tmp_path, tmp_path / "out", bright_model)
     assert (tmp_path / "out" / f"good{labels.INFECTION_SUFFIX}").is_file()

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from covsev import lesion_model
 from covsev.assess import DEFAULT_BUNDLE
 from covsev.errors import BundleError, GridMismatchError, LungsNotFoundError
 from covsev.labels import CONSOLIDATION_HU
-from covsev.lesion_model import LesionModel, SlicePostprocessing, SlicePreprocessing, load_model
+from covsev.lesion_model import SlicePreprocessing, load_model
 from covsev.lesions import lesion_labels, segment_lesions, segment_slice
-from covsev.phantom import make_phantom
-
-
-class _BrightIsInfected(nn.Module):
-    """Logits that are positive where the input is above 0.3; one parameter, so that it has a device."""
-
-    def __init__(self):
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(100.0))
-
-    def forward(self, image):
-        return self.gain * (image - 0.3)
-
-
-def _model(hu_window=(-1000.0, 0.0), size=(64, 64)) -> LesionModel:
-    return LesionModel(
-        network=_BrightIsInfected(),
-        preprocessing=SlicePreprocessing(hu_window, size, 8.0),
-        inferer=lambda batch, network: network(batch),
-        postprocessing=SlicePostprocessing(0.5),
-        batch_size=4,
-        name="bright",
-        weights="0" * 64,
-    )
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return make_phantom((4.0, 4.0, 8.0))
 
 
 @pytest.mark.parametrize(
     ("hu", "expected"), [(-1000, 0.0), (-1200, 0.0), (0, 1.0), (300, 1.0), (-500, 0.5), (-250, 0.75)]
 )
-def test_the_window_maps_hu_to_0_1_and_clips(hu, expected):
-    batch = _model().preprocessing(np.full((40, 50, 3), hu, dtype=np.int16))
+def test_the_window_maps_hu_to_0_1_and_clips(hu, expected, bright_model):
+    batch = bright_model.preprocessing(np.full((40, 50, 3), hu, dtype=np.int16))
     assert batch.shape == (3, 1, 64, 64)
     torch.testing.assert_close(batch, torch.full_like(batch, expected))
 
@@ -58,14 +29,14 @@ def test_the_window_maps_hu_to_0_1_and_clips(hu, expected):
 def test_slices_keep_their_order_and_their_axes():
     volume = np.full((32, 32, 2), -1000, dtype=np.int16)
     volume[:8, :, 1] = 0
-    batch = _model(size=(32, 32)).preprocessing(volume)
+    batch = SlicePreprocessing((-1000, 0), (32, 32), 8.0)(volume)
     assert batch[0].max() == 0
     assert batch[1, 0, :7].min() == 1
     assert batch[1, 0, 10:].max() == 0
 
 
-def test_dense_lung_is_found_and_split_by_hu(phantom):
-    result = segment_lesions(phantom.scan, phantom.lungs, _model())
+def test_dense_lung_is_found_and_split_by_hu(phantom, bright_model):
+    result = segment_lesions(phantom.scan, phantom.lungs, bright_model)
     assert result.labels.shape == phantom.scan.hu.shape
     assert result.labels.dtype == np.uint8
     core = phantom.lesions > 0
@@ -76,28 +47,27 @@ def test_dense_lung_is_found_and_split_by_hu(phantom):
     assert "-200 HU" in result.method
 
 
-def test_slices_without_lung_are_not_computed(phantom):
-    result = segment_lesions(phantom.scan, phantom.lungs, _model(), restrict_to_lungs=False)
+def test_slices_without_lung_are_not_computed(phantom, bright_model):
+    result = segment_lesions(phantom.scan, phantom.lungs, bright_model, restrict_to_lungs=False)
     without = ~phantom.lungs.any(axis=(0, 1))
     assert without.any()
     assert not result.probability[:, :, without].any()
 
 
-def test_another_batch_size_gives_the_same_mask(phantom):
-    first = segment_lesions(phantom.scan, phantom.lungs, _model()).labels
-    other = _model()
-    object.__setattr__(other, "batch_size", 7)
+def test_another_batch_size_gives_the_same_mask(phantom, bright_model):
+    first = segment_lesions(phantom.scan, phantom.lungs, bright_model).labels
+    other = dataclasses.replace(bright_model, batch_size=7)
     np.testing.assert_array_equal(segment_lesions(phantom.scan, phantom.lungs, other).labels, first)
 
 
-def test_lungs_of_another_grid_are_refused(phantom):
+def test_lungs_of_another_grid_are_refused(phantom, bright_model):
     with pytest.raises(GridMismatchError, match="the lung labels has shape"):
-        segment_lesions(phantom.scan, phantom.lungs[1:], _model())
+        segment_lesions(phantom.scan, phantom.lungs[1:], bright_model)
 
 
-def test_empty_lungs_are_refused(phantom):
+def test_empty_lungs_are_refused(phantom, bright_model):
     with pytest.raises(LungsNotFoundError, match="holds no lung"):
-        segment_lesions(phantom.scan, np.zeros_like(phantom.lungs), _model())
+        segment_lesions(phantom.scan, np.zeros_like(phantom.lungs), bright_model)
 
 
 @pytest.mark.parametrize(("hu", "label"), [(-600, 1), (-200, 1), (-199, 2), (50, 2)])
@@ -105,19 +75,19 @@ def test_consolidation_lies_above_minus_200_hu(hu, label):
     assert lesion_labels(np.ones(1, bool), np.array([hu]) > CONSOLIDATION_HU)[0] == label
 
 
-def test_a_slice_gives_a_mask_of_its_own_size():
+def test_a_slice_gives_a_mask_of_its_own_size(bright_model):
     grey = np.zeros((70, 45), np.uint8)
     grey[20:50, 10:30] = 200
-    mask = segment_slice(grey, _model())
+    mask = segment_slice(grey, bright_model)
     assert mask.shape == grey.shape
     assert mask[25:45, 14:26].all()
     assert not mask[:12].any()
 
 
 @pytest.mark.parametrize("grey", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)])
-def test_a_slice_that_is_not_8_bit_grey_is_refused(grey):
+def test_a_slice_that_is_not_8_bit_grey_is_refused(grey, bright_model):
     with pytest.raises(ValueError, match="must be a 2-D uint8 array"):
-        segment_slice(grey, _model())
+        segment_slice(grey, bright_model)
 
 
 def test_the_shipped_bundle_loads_with_its_hash():

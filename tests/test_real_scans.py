@@ -11,9 +11,8 @@ import pytest
 
 from covsev.anatomy.lobes import segment_lobes
 from covsev.anatomy.lungs import segment_lungs
-from covsev.assess import DEFAULT_BUNDLE, assess
+from covsev.assess import assess
 from covsev.labels import LOBES
-from covsev.lesion_model import load_model
 from covsev.scan import from_sitk, load_scan, make_scan, to_canonical
 
 pytestmark = [
@@ -26,13 +25,8 @@ VOLUMES = DATA / "volumes"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_model(DEFAULT_BUNDLE)
-
-
-@pytest.fixture(scope="module")
-def covid_patient(model):
-    return assess(load_scan(VOLUMES / "covid_P001.nii.gz"), model)
+def covid_patient(shipped_model):
+    return assess(load_scan(VOLUMES / "covid_P001.nii.gz"), shipped_model)
 
 
 def test_the_lower_lobes_of_p001_are_the_most_infected_right_first(covid_patient):
@@ -61,8 +55,8 @@ def test_each_lung_of_a_full_scan_has_one_to_four_litres(name):
         assert 1000 < np.count_nonzero(labels == side) * scan.voxel_ml < 4000
 
 
-def test_healthy_scan_has_less_than_one_percent(model):
-    report = assess(load_scan(VOLUMES / "normal_N002_crop.nii.gz"), model).report
+def test_healthy_scan_has_less_than_one_percent(shipped_model):
+    report = assess(load_scan(VOLUMES / "normal_N002_crop.nii.gz"), shipped_model).report
     assert report.scores["po_chaganti2020"].value < 1
 
 
