@@ -16,7 +16,8 @@ from pathlib import Path
 from covsev.assess import DEFAULT_BUNDLE
 from covsev.lesion_model import load_model
 from covsev.training.evaluation import evaluate_slices, print_summary
-from covsev.training.manifests import FOLDS, load_datalist
+from covsev.training.folds import FOLDS
+from covsev.training.manifests import load_datalist
 from covsev.training.metrics import write_metrics
 
 

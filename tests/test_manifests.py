@@ -12,14 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from covsev.training.manifests import (
-    FOLDS,
-    assign_folds,
-    build_covid_semiseg,
-    load_datalist,
-    main,
-    same_patient_groups,
-)
+from covsev.training.folds import FOLDS, assign_folds, same_patient_groups
+from covsev.training.layouts import build_covid_semiseg
+from covsev.training.manifests import load_datalist, main
 
 KINDS = ("infection", "edge", "lesions")
 PATIENTS, SLICES = 7, 2

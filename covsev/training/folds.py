@@ -1,0 +1,52 @@
+"""Which slices come from one patient, and folds that keep a patient together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.stats import rankdata
+
+FOLDS = 5
+SAME_PATIENT_CORRELATION = 0.70
+
+
+def same_patient_groups(thumbnails: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
+    """Group slices that visibly come from one patient.
+
+    Two slices belong together if the Spearman correlation of their thumbnails reaches
+    ``SAME_PATIENT_CORRELATION``; groups are the connected components. Ranks make it blind to the window.
+
+    Returns:
+        one group number a slice, from 0.
+    """
+    ranks = np.stack([rankdata(thumbnail.ravel()) for thumbnail in thumbnails])
+    correlation = np.atleast_2d(np.corrcoef(ranks))
+    _, groups = connected_components(correlation >= SAME_PATIENT_CORRELATION, directed=False)
+    return groups.astype(np.int64)
+
+
+def assign_folds(groups: NDArray[Any], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """Spread groups over folds of nearly equal size: largest groups first, each into the smallest fold.
+
+    Args:
+        groups: one number or name an item.
+        folds: number of folds; with fewer groups, some stay empty.
+        seed: of the order among groups of one size.
+
+    Returns:
+        one fold number an item, from 0 to ``folds - 1``.
+    """
+    names, sizes = np.unique(groups, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    fold_sizes = np.zeros(folds, dtype=np.int64)
+    fold_of = {}
+    for index in order:
+        fold = int(np.argmin(fold_sizes))
+        fold_of[names[index]] = fold
+        fold_sizes[fold] += sizes[index]
+    return np.array([fold_of[group] for group in groups])
