@@ -26,7 +26,7 @@ _MIN_LUNG_SHARE = 0.08  # of the largest part
 _MAX_AIRWAY_ML = 150.0  # a larger airway tree has leaked into the lung
 _AIRWAY_HU = range(-980, -850, 10)
 _MAX_AIRWAY_GROWTH = 1.6  # a step that grows the tree by more has leaked
-_CLOSING_MM = 12.0  # closes vessels, fissures' ends and disease at the pleura up to twice this wide
+_CLOSING_MM = 12.0  # closes vessels, fissures and dents of the pleura that a ball of this radius does not enter
 _FUSED_SHARE = 0.12  # the smaller lung holds at least this share of both, else they are fused
 _MAX_SPLIT_MM = 14
 
