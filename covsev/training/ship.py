@@ -20,21 +20,21 @@ def ship(checkpoint: Path, target: Path) -> str:
     Half precision rounds weights by less than 0.05 %; :func:`covsev.lesion_model.make_model` widens them again.
 
     Args:
-        checkpoint: ``{"network": state_dict}``, as ``train.yaml`` writes it.
+        checkpoint: a state dict, as ``train.yaml`` writes it.
         target: the bundle's ``models/model.pt``.
 
     Raises:
-        ValueError: if ``checkpoint`` holds no network, or a weight that is not finite.
+        ValueError: if ``checkpoint`` is no state dict, or a weight is not finite.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if "network" not in content:
-        raise ValueError(f"{checkpoint}: holds no 'network'; is it a model.pt of train.yaml?")
-    half = {name: value.half() if value.is_floating_point() else value for name, value in content["network"].items()}
+    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ValueError(f"{checkpoint}: not a state dict; is it a model.pt of train.yaml?")
+    half = {name: value.half() if value.is_floating_point() else value for name, value in content.items()}
     broken = [name for name, value in half.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{checkpoint}: {broken[0]} is not finite in half precision")
     with replacing(target) as temporary:
-        torch.save({"network": half}, temporary)
+        torch.save(half, temporary)
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 
