@@ -61,9 +61,12 @@ class SlicePostprocessing:
 
     Attributes:
         threshold: probability from which a voxel is infected.
+        axial_smoothing_mm: SD of the Gaussian by which a volume's probabilities are smoothed across slices. The
+            network sees one slice at a time; lesions go on in the next slice, vessels cut across do not. 0 for none.
     """
 
     threshold: float
+    axial_smoothing_mm: float = 0.0
 
     def __call__(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Probabilities (N, 1, H, W) on a grid of ``size`` from logits on the network's grid."""

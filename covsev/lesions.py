@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 from covsev.anatomy.lungs import lung_box
 from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS
@@ -61,6 +62,9 @@ def segment_lesions(
         probability[box[0], box[1], levels] = np.moveaxis(predicted[:, 0], 0, -1)
         if model.prior is not None:
             denser[box[0], box[1], levels] = np.moveaxis(predicted[:, 2] > predicted[:, 1], 0, -1)
+    span = slice(int(with_lung[0]), int(with_lung[-1]) + 1)
+    sd_mm = model.postprocessing.axial_smoothing_mm
+    _smooth_across_slices(probability[box[0], box[1], span], sd_mm / canonical_spacing_mm(scan)[2])
     infected = probability >= model.postprocessing.threshold
     if restrict_to_lungs:
         infected &= sides > 0
@@ -71,6 +75,12 @@ def segment_lesions(
         probability=from_canonical(probability, scan.affine),
         method=_method(model, restrict_to_lungs),
     )
+
+
+def _smooth_across_slices(probability: NDArray[np.float32], sd_slices: float) -> None:
+    """Smooth (X, Y, Z) in place along z; beyond the first and the last slice the volume goes on as it is there."""
+    if sd_slices > 0:
+        gaussian_filter1d(probability, sd_slices, axis=2, mode="nearest", output=probability)
 
 
 def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -84,7 +94,8 @@ def _method(model: LesionModel, restrict_to_lungs: bool) -> str:
     single = model.prior or model
     rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else f"that {model.name} calls so"
     return (
-        f"infection: {single.name} at probability {single.postprocessing.threshold:g}"
+        f"infection: {single.name} at probability {single.postprocessing.threshold:g}, "
+        f"smoothed across slices by {model.postprocessing.axial_smoothing_mm:g} mm"
         f"{', within the lungs' if restrict_to_lungs else ''}; "
         f"consolidation: infected voxels {rule}, the rest ground-glass opacity"
     )

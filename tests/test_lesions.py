@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from covsev import lesion_model
 from covsev.assess import DEFAULT_BUNDLE
@@ -52,6 +53,18 @@ def test_slices_without_lung_are_not_computed(phantom, bright_model):
     without = ~phantom.lungs.any(axis=(0, 1))
     assert without.any()
     assert not result.probability[:, :, without].any()
+
+
+def test_probabilities_are_smoothed_across_slices_in_millimetres(bright_model, phantom):
+    smoothing = dataclasses.replace(bright_model.postprocessing, axial_smoothing_mm=4.0)
+    model = dataclasses.replace(bright_model, postprocessing=smoothing)
+    plain = segment_lesions(phantom.scan, phantom.lungs, bright_model).probability
+    smooth = segment_lesions(phantom.scan, phantom.lungs, model).probability
+    occupied = np.flatnonzero(phantom.lungs.any(axis=(0, 1)))
+    span = slice(occupied[0], occupied[-1] + 1)
+    expected = gaussian_filter1d(plain[:, :, span], 4.0 / phantom.scan.spacing_mm[2], axis=2, mode="nearest")
+    np.testing.assert_allclose(smooth[:, :, span], expected, atol=1e-6)
+    assert not np.array_equal(plain, smooth)
 
 
 def test_another_batch_size_gives_the_same_mask(phantom, bright_model):
