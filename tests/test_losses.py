@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from covsev.networks import InfNetOutput
-from covsev.training.losses import InfNetLoss, SegmentationLoss, boundary_weights
+from covsev.training.losses import InfNetLoss, SegmentationLoss, SingleOutputLoss, boundary_weights
 
 
 def _square(size=16):
@@ -116,3 +116,24 @@ def test_infnet_loss_takes_another_segmentation_loss():
     outputs.s3.requires_grad_()
     InfNetLoss()(outputs, target).backward()
     assert outputs.s3.grad is not None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_single_output_loss_leaves_the_edge_out(channels):
+    logits = _logits((2, channels, 16, 16))
+    lesion = _square().repeat(2, channels, 1, 1)
+    losses = [
+        SingleOutputLoss()(logits, torch.cat((lesion, edge), dim=1))
+        for edge in (lesion[:, :1], _logits((2, 1, 16, 16)))
+    ]
+    assert losses[0] == losses[1] == SegmentationLoss()(logits, lesion)
+
+
+def test_single_output_loss_takes_another_segmentation_loss():
+    target = torch.cat((torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)), dim=1)
+    assert SingleOutputLoss(segmentation=torch.nn.MSELoss())(torch.zeros(1, 1, 4, 4), target).item() == 1
+
+
+def test_single_output_loss_refuses_a_network_of_another_shape():
+    with pytest.raises(ValueError, match=r"target has shape \(1, 1, 4, 4\), but logits have shape \(1, 2, 4, 4\)"):
+        SingleOutputLoss()(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))

@@ -88,3 +88,25 @@ class InfNetLoss(_Loss):
         maps = (outputs.sg, outputs.s5, outputs.s4, outputs.s3)
         segmentation = sum(self.segmentation(logits, lesion) for logits in maps)
         return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)
+
+
+class SingleOutputLoss(_Loss):
+    """L_seg of a network with one output, such as a U-Net, for the labels that InfNet is trained on.
+
+    Args:
+        segmentation: loss of the output against the lesion target.
+    """
+
+    def __init__(self, segmentation: nn.Module | None = None):
+        super().__init__()
+        self.segmentation = segmentation if segmentation is not None else SegmentationLoss()
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of the lesion channels; the edge map is left out.
+
+        Args:
+            logits: (B, C, H, W).
+            target: (B, C + 1, H, W) binary: the C lesion channels, then the edge map.
+        """
+        loss: Tensor = self.segmentation(logits, target[:, :-1])
+        return loss

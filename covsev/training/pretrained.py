@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from covsev.networks import Coach, InfNet
+from covsev.networks import Coach, InfNet, RotationNet
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.inpainting_infnet import HEADS
 
 _log = logging.getLogger(__name__)
-Network = TypeVar("Network", bound=InfNet | Coach)
+Network = TypeVar("Network", bound=InfNet | Coach | RotationNet)
 
 
 def with_imagenet(network: Network) -> Network:
@@ -79,7 +79,7 @@ def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
 
     Args:
         network: in segmentation form, single or multi.
-        state: state dict of a :class:`covsev.networks.InpaintingInfNet`, or of an ``InfNet``.
+        state: state dict of an ``InpaintingInfNet``, a ``RotationNet`` or an ``InfNet``, see :mod:`covsev.networks`.
 
     Raises:
         ValueError: if a tensor of the encoder is missing or of another shape; ``network`` is left as it was.
@@ -119,6 +119,17 @@ def with_pretrained(network: InfNet, path: str | Path) -> InfNet:
 def with_start(network: InfNet, pretrained: str | Path | None = None) -> InfNet:
     """Load ``pretrained`` by :func:`with_pretrained`, or ImageNet by :func:`with_imagenet` if it is ``None``."""
     return with_imagenet(network) if pretrained is None else with_pretrained(network, pretrained)
+
+
+def from_scratch(network: nn.Module, pretrained: str | Path | None = None) -> nn.Module:
+    """Return ``network`` as it is: in place of :func:`with_start`, for networks that nothing is pretrained for.
+
+    Raises:
+        ValueError: if ``pretrained`` names weights.
+    """
+    if pretrained is not None:
+        raise ValueError(f"{type(network).__name__} cannot start from pretrained weights; got {pretrained}")
+    return network
 
 
 def _is_narrower_stem(name: str, value: Tensor, own: Tensor) -> bool:

@@ -1,0 +1,91 @@
+"""Training a network on, from the weights that it has, as one function call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter, lt
+from typing import Any
+
+import torch
+from ignite.metrics import Average
+from monai.data import CacheDataset, DataLoader
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler, StatsHandler
+from monai.utils import set_determinism
+from torch import Tensor, nn
+
+from covsev.training.averaging import WeightAverage
+from covsev.training.resuming import ReseedEachEpoch
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuning:
+    """Trains with AdamW, one cycle of the learning rate, and a running average of the weights.
+
+    Attributes:
+        network: on ``device``.
+        loss: of the network's outputs and a batch's labels.
+        preprocessing: transform from ``{"image": path, "infection": path}`` to ``{"image": ..., "label": ...}``.
+        device: where to train.
+        batch_size: slices a batch.
+        learning_rate: the highest one.
+        weight_decay: of AdamW.
+        ema_momentum: of the running average, per iteration.
+    """
+
+    network: nn.Module
+    loss: nn.Module
+    preprocessing: Callable[..., Any]
+    device: torch.device
+    batch_size: int = 5
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    ema_momentum: float = 0.01
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers that decide the result, by name."""
+        names = ("batch_size", "learning_rate", "weight_decay", "ema_momentum")
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, records: Sequence[Mapping[str, Any]], *, epochs: int, seed: int) -> dict[str, Tensor]:
+        """Train on ``records``, each with the paths ``image`` and ``infection``; returns the averaged state dict.
+
+        Raises:
+            ValueError: if there are fewer records than a batch has.
+            FloatingPointError: if the weights become infinite or undefined.
+        """
+        if len(records) < self.batch_size:
+            raise ValueError(f"{len(records)} slices are fewer than a batch of {self.batch_size}")
+        set_determinism(seed)
+        data = [{key: record[key] for key in ("image", "infection")} for record in records]
+        dataset = CacheDataset(data, self.preprocessing, progress=False)
+        loader = DataLoader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=True)
+        ema = WeightAverage(self.network, momentum=self.ema_momentum)
+        self._trainer(loader, epochs, [ema, ReseedEachEpoch(loader, seed)]).run()
+        state: dict[str, Tensor] = dict(ema.ema_model.state_dict())
+        if not all(value.isfinite().all() for value in state.values()):
+            raise FloatingPointError(f"training diverged at learning_rate {self.learning_rate}")
+        return state
+
+    def _trainer(self, loader: DataLoader, epochs: int, handlers: Sequence[Any]) -> SupervisedTrainer:
+        rate = self.learning_rate
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=self.weight_decay)
+        steps = epochs * len(loader)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+        return SupervisedTrainer(
+            device=self.device,
+            max_epochs=epochs,
+            train_data_loader=loader,
+            network=self.network,
+            optimizer=optimizer,
+            loss_function=self.loss,
+            train_handlers=[
+                LrScheduleHandler(scheduler, epoch_level=False, print_lr=False),  # type: ignore[arg-type]
+                *handlers,
+                StatsHandler(iteration_log=False),
+            ],
+            key_train_metric={"loss": Average(output_transform=itemgetter("loss"))},
+            metric_cmp_fn=lt,
+            decollate=False,
+        )

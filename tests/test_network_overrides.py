@@ -1,0 +1,55 @@
+"""The baselines: another network in the same bundle, trained for an epoch and loaded for inference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet
+from monai.utils import set_determinism
+from toy_slices import parse_configs, run_configs, write_toy_dataset
+
+from covsev.networks import CovidSegNet
+from covsev.training.pretrained import from_scratch
+
+SMALL = {
+    "network_unet.yaml": ("features", [4, 4, 8, 8, 16, 4], BasicUNet),
+    "network_covid_segnet.yaml": ("channels", [4, 4, 8, 8, 16], CovidSegNet),
+}
+
+
+@pytest.fixture(autouse=True)
+def _global_seed_stays_unset():
+    yield
+    set_determinism(None)
+
+
+@pytest.mark.parametrize("override", SMALL)
+def test_it_trains_and_its_weights_serve(override, tmp_path):
+    key, widths, network_class = SMALL[override]
+    manifest = write_toy_dataset(tmp_path / "data")
+    shared = {"device": "$torch.device('cpu')", "network_size": [32, 32], f"network_def#{key}": widths}
+    parser = run_configs(
+        "train.yaml",
+        override,
+        dataset_dir=str(tmp_path / "data"),
+        output_dir=str(tmp_path),
+        manifest=str(manifest),
+        epochs=1,
+        batch_size=2,
+        **shared,
+    )
+    assert isinstance(parser.get_parsed_content("network"), network_class)
+    checkpoint = tmp_path / "model.pt"
+    model = parse_configs("inference.yaml", override, checkpoint=str(checkpoint), **shared).get_parsed_content("model")
+    assert isinstance(model.network, network_class)
+    state = torch.load(checkpoint, weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
+    probability = model.predict(torch.rand(1, 1, 32, 32), (50, 40))
+    assert probability.shape == (1, 1, 50, 40)
+
+
+def test_pretrained_weights_are_refused():
+    network = BasicUNet(2, 1, 1, features=(2, 2, 2, 2, 2, 2))
+    assert from_scratch(network) is network
+    with pytest.raises(ValueError, match=r"BasicUNet cannot start from pretrained weights; got inpainter\.pt"):
+        from_scratch(network, "inpainter.pt")
