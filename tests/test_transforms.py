@@ -8,7 +8,7 @@ import torch
 from monai.utils import set_determinism
 from PIL import Image
 
-from covsev.lesions import SlicePreprocessing, resize_slices
+from covsev.lesion_model import SlicePreprocessing, resize_slices
 from covsev.training.transforms import (
     GREY,
     EdgeMapd,

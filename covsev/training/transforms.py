@@ -33,6 +33,7 @@ from monai.transforms import (
 from PIL import Image
 from torch import Tensor
 
+from covsev.labels import LESIONS
 from covsev.lesion_model import resize_slices
 
 GREY = 0.5
@@ -153,6 +154,52 @@ def infection_training(size: Sequence[int]) -> Compose:
             SelectItemsd(keys=("image", "label")),
         ]
     )
+
+
+def lesion_training(size: Sequence[int]) -> Compose:
+    """Chain for the multi network; as :func:`infection_training`, with lesion labels in place of the mask.
+
+    Label maps are resized and turned as one map a class, then the strongest class wins: no class between two others
+    appears along an edge, as it would if the numbers themselves were interpolated.
+
+    Args:
+        size: (height, width) of the network's grid, square.
+
+    Returns:
+        transform from ``{"image": path, "lesions": path}`` to ``{"image": (1, H, W) in [0, 1],
+        "label": (4, H, W)}``; the label's channels are background, ground-glass opacity, consolidation and edge.
+
+    Raises:
+        ValueError: if ``size`` is not square.
+    """
+    if size[0] != size[1]:
+        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+    both = ("image", "lesions")
+    classes = 1 + len(LESIONS)
+    return Compose(
+        [
+            *load_slices(("image",)),
+            *load_label_maps("lesions"),
+            AsDiscreted(keys="lesions", to_onehot=classes),
+            ResizeSliced(keys=both, size=size),
+            SelectItemsd(keys=both),
+            ToTensord(keys=both, track_meta=False),
+            *geometric_augmentation(both, ("bilinear", "bilinear")),
+            AsDiscreted(keys="lesions", argmax=True, to_onehot=classes),
+            *intensity_augmentation("image"),
+            EdgeMapd(keys="lesions"),
+            ConcatItemsd(keys=("lesions", "edge"), name="label"),
+            SelectItemsd(keys=("image", "label")),
+        ]
+    )
+
+
+def load_label_maps(key: str) -> list[Any]:
+    """Read label numbers, palette images included, as a (1, H, W) float tensor, rows first."""
+    return [
+        LoadImaged(keys=key, reader=PILReader(reverse_indexing=False), image_only=True),  # type: ignore[arg-type]
+        EnsureChannelFirstd(keys=key, channel_dim="no_channel"),
+    ]
 
 
 def geometric_augmentation(keys: Sequence[str], modes: Sequence[str]) -> list[Any]:
