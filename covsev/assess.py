@@ -112,6 +112,7 @@ def write(assessment: Assessment, folder: Path, options: Options | None = None) 
         save_probability(assessment.lesions.probability, scan, path, weights=weights)
     write_overlay(
         scan,
+        assessment.lungs.labels,
         assessment.lobes.labels,
         assessment.lesions.labels,
         _suffixed(base, labels.OVERLAY_SUFFIX),

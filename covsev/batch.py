@@ -78,6 +78,7 @@ def assess_sources(
 
 
 def _assess_one(source: ScanSource, folder: Path, model: LesionModel, options: Options) -> Mapping[str, Any]:
+    (folder / (source.case + labels.SEVERITY_SUFFIX)).unlink(missing_ok=True)  # an old result is not this run's
     try:
         scan = load_scan(source)
         return row(write(assess(scan, model, options), folder, options))

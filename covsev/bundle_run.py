@@ -18,9 +18,10 @@ from covsev.anatomy.lungs import segment_lungs
 from covsev.errors import BundleError, CovsevError, ScanError
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions, segment_slice
-from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels
+from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels, with_unique_cases
 
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _log = logging.getLogger(__name__)
 
 
@@ -89,9 +90,9 @@ def segment_directory(
     for job in (*(_volume_job(v, target, model) for v in volumes), *(_slice_job(s, target, model) for s in slices)):
         try:
             job()
-        except CovsevError as error:
-            _log.error("%s", error)
-            failures.append(str(error))
+        except Exception as error:  # one odd scan must not end the run; the others go on
+            _log.exception("failed")
+            failures.append(str(error) if isinstance(error, CovsevError) else f"{type(error).__name__}: {error}")
     if failures:
         raise ScanError(f"{len(failures)} of {len(volumes) + len(slices)} failed: " + "; ".join(failures))
 
@@ -114,6 +115,8 @@ def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable
     def job() -> None:
         try:
             with Image.open(source.path) as image:
+                if image.mode not in _EIGHT_BIT_MODES:
+                    raise ScanError(f"{source.path}: has mode {image.mode}, not 8 bit; convert it to 8-bit grey first")
                 grey = np.asarray(image.convert("L"))
         except OSError as error:
             raise ScanError(f"{source.path}: cannot be read as an image") from error
@@ -129,8 +132,4 @@ def _find_slices(folder: Path) -> list[ScanSource]:
     """PNG and JPG files below ``folder``, covsev's own pictures left out, named by their relative paths."""
     own = (labels.OVERLAY_SUFFIX, "_infection.png", "_lesions.png")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SLICE_SUFFIXES and not p.name.endswith(own))
-    stems = [path.relative_to(folder).with_suffix("").as_posix().replace("/", "_") for path in paths]
-    return [
-        ScanSource(stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}", path)
-        for stem, path in zip(stems, paths, strict=True)
-    ]
+    return with_unique_cases([ScanSource("", path) for path in paths], folder, SLICE_SUFFIXES)

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from covsev import __version__
@@ -73,8 +74,8 @@ def severity(
         if not sources:
             raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
         result = _run(sources, output, bundle, lung_restriction, noise_floor_ml, probability)
-    except CovsevError as error:
-        _errors.print(f"[red]error:[/red] {error}", highlight=False)
+    except (CovsevError, OSError) as error:
+        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(EXIT_NOTHING_TO_DO) from error
     _print_result(result, output)
     if result.failed:
@@ -123,7 +124,7 @@ def _run(
             output,
             load_model(bundle or DEFAULT_BUNDLE),
             Options(lung_restriction, noise_floor_ml, probability),
-            on_start=lambda case: progress.update(task, description=case),
+            on_start=lambda case: progress.update(task, description=escape(case)),
             on_done=lambda _: progress.advance(task),
         )
 
@@ -132,18 +133,18 @@ def _print_result(result: BatchResult, output: Path) -> None:
     table = Table("case", "opacity %", "CT severity /25", "quality", "notes")
     for row in result.rows:
         if row["status"] == "failed":
-            table.add_row(row["case"], "-", "-", "[red]failed[/red]", row["reason"])
+            table.add_row(escape(row["case"]), "-", "-", "[red]failed[/red]", escape(row["reason"]))
             continue
         opacity, points = row["po_chaganti2020"], row["ctss25_pan2020"]
         table.add_row(
-            row["case"],
+            escape(row["case"]),
             "-" if opacity is None else f"{opacity:.2f}",
             "-" if points is None else f"{points:.0f}",
             row["quality"],
             row["flags"].replace("_", " "),
         )
     _console.print(table)
-    _console.print(f"{output / 'severity.csv'}   covsev {__version__}, {DISCLAIMER}", highlight=False)
+    _console.print(f"{escape(str(output / 'severity.csv'))}   covsev {__version__}, {DISCLAIMER}", highlight=False)
 
 
 def main() -> None:

@@ -74,6 +74,14 @@ def _header(path: Path) -> pydicom.Dataset | None:
 
 
 def _is_ct_slice(header: pydicom.Dataset) -> bool:
+    """Whether a header is that of an axial CT image; one whose values cannot be decoded is not."""
+    try:
+        return _describes_ct_slice(header)
+    except Exception:  # pydicom decodes late and raises anything on broken values
+        return False
+
+
+def _describes_ct_slice(header: pydicom.Dataset) -> bool:
     localizer = "LOCALIZER" in [str(part).upper() for part in header.get("ImageType", [])]
     geometry = all(header.get(tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"))
     return header.get("Modality") == "CT" and geometry and not localizer

@@ -39,7 +39,6 @@ GROUND_GLASS = Label(1, "ground_glass", "ground-glass opacity", (255, 196, 0))
 CONSOLIDATION = Label(2, "consolidation", "consolidation", (220, 40, 40))
 LESIONS = (GROUND_GLASS, CONSOLIDATION)
 
-AIR_HU = -1000
 PADDING_HU = -1024
 LUNG_TISSUE_HU = -400
 """Midpoint between aerated lung and soft tissue: the boundary of the lung."""

@@ -143,14 +143,17 @@ def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = N
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(config))
+    try:
+        parser.read_config(str(config))
+    except Exception as error:  # the YAML reader raises its own errors
+        raise BundleError(f"{config}: cannot be read ({type(error).__name__})") from error
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
     if checkpoint is not None:
         parser["checkpoint"] = str(checkpoint)
     try:
         return parser.get_parsed_content("model")  # type: ignore[no-any-return]
-    except RuntimeError as error:  # MONAI wraps whatever a component raised
+    except Exception as error:  # MONAI wraps whatever a component raised
         if isinstance(error.__cause__, CovsevError):
             raise error.__cause__ from None
         raise BundleError(f"{config}: the model cannot be built ({error.__cause__ or error})") from error
@@ -181,7 +184,7 @@ def make_model(
     """
     path = Path(checkpoint)
     if not path.is_file():
-        raise BundleError(f"{path}: no weights there; train the bundle or name others with --checkpoint")
+        raise BundleError(f"{path}: no weights there; train the bundle, or name other weights")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content.get("network", content)

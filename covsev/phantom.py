@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from covsev.labels import CONSOLIDATION, GROUND_GLASS, LEFT_LOBES, LEFT_LUNG, RIGHT_LOBES, RIGHT_LUNG
 from covsev.scan import Scan, make_scan
 
 _SIZE_MM = (360.0, 270.0, 300.0)
 _LUNG_HU, _TISSUE_HU, _BONE_HU, _VESSEL_HU, _AIRWAY_HU = -850, 40, 500, 30, -990
-_GGO_HU, _CONSOLIDATION_HU, _OUTSIDE_HU = -550, 20, -1000
+_GGO_HU, _CONSOLIDATION_HU, _OUTSIDE_HU = -520, 20, -1000
 _NOISE_HU = 12.0
+_TEXTURE_HU, _TEXTURE_PX = 70.0, 1.2
 
 # Centres and half axes of ellipsoids, in LPS+ mm about the middle of the chest.
 _Ellipsoid = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -113,7 +115,8 @@ def _draw(
         if infected:
             lesions[:, :, k] = _lesions_at(lungs[:, :, k], x, y, z)
         plane = _hu_at(lungs[:, :, k], lesions[:, :, k], x, y, z)
-        hu[:, :, k] = np.rint(plane + noise.normal(0, _NOISE_HU, plane.shape))
+        plane += _texture_hu(lesions[:, :, k], noise) + noise.normal(0, _NOISE_HU, plane.shape)
+        hu[:, :, k] = np.rint(plane)
     return hu, lungs, lobes, lesions
 
 
@@ -176,6 +179,12 @@ def _vessels_at(x: _Plane, y: _Plane, z: _Plane) -> NDArray[np.bool_]:
             radius = np.interp(t, [0, 90], [4.0, 0.8])
             vessels |= (t > 0) & (t < 90) & (distance2 < radius**2)
     return vessels
+
+
+def _texture_hu(lesions: NDArray[np.uint8], noise: np.random.Generator) -> NDArray[np.float64]:
+    """Mottling of ground glass, coarser than the scan's noise; networks do not take even grey for disease."""
+    grain = gaussian_filter(noise.normal(0, 1, lesions.shape), _TEXTURE_PX)
+    return np.where(lesions == GROUND_GLASS.id, _TEXTURE_HU * grain / grain.std(), 0.0)
 
 
 def _hu_at(

@@ -62,6 +62,9 @@ def _check_scan(scan: Scan) -> list[Flag]:
     flags = []
     if spacing_z > _THICK_SLICE_MM:
         flags.append(Flag(WARN, "thick_slices", f"slices are {spacing_z:.1f} mm apart; small lesions may be missed"))
+    if scan.header is not None and not (scan.header["sform_code"] or scan.header["qform_code"]):
+        text = "the header does not say how the patient lies: right and left may be swapped"
+        flags.append(Flag(WARN, "no_orientation", text))
     if slices < _FEW_SLICES:
         flags.append(Flag(WARN, "few_slices", f"only {slices} slices"))
     return flags
@@ -103,6 +106,9 @@ def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures])
 
 
 def _check_lobes(lobes: LobeSegmentation) -> list[Flag]:
+    if lobes.method == "none":
+        text = "the lungs are cut by the scan's end: lobes cannot be placed, so they have no values"
+        return [Flag(WARN, "lobes_cut", text)]
     if lobes.method != "prior":
         return []
     text = "lobes are placed at the mean fissures of 100 people, not at this patient's"

@@ -98,7 +98,7 @@ def find_scans(root: Path) -> list[ScanSource]:
     if not root.exists():
         raise ScanError(f"{root}: no such file or folder")
     found = list(_find_file(root) if root.is_file() else _find_below(root))
-    return _with_unique_cases(found, root)
+    return with_unique_cases(found, root)
 
 
 def _find_file(path: Path) -> Iterator[ScanSource]:
@@ -126,10 +126,10 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
                 yield ScanSource("", Path(folder), uid)
 
 
-def _suffix(path: Path) -> str:
-    """The volume suffix of ``path``, ``""`` if it has none."""
+def _suffix(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
+    """The longest of ``suffixes`` that ``path`` ends with, ``""`` if none."""
     name = path.name.lower()
-    return next((suffix for suffix in sorted(VOLUME_SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
+    return max((suffix for suffix in suffixes if name.endswith(suffix)), key=len, default="")
 
 
 def _is_dicom(path: Path) -> bool:
@@ -140,15 +140,18 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _with_unique_cases(found: list[ScanSource], root: Path) -> list[ScanSource]:
+def with_unique_cases(
+    found: list[ScanSource], root: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES
+) -> list[ScanSource]:
     """Name each source by its path relative to ``root``; add the suffix, then a number, where names collide."""
     several_series = Counter(source.path for source in found)
-    short = [_case_name(source, root, several_series[source.path] > 1) for source in found]
+    short = [_case_name(source, root, suffixes, several_series[source.path] > 1) for source in found]
     collisions = Counter(short)
     cases, used = [], set()
     for source, name in zip(found, short, strict=True):
-        if collisions[name] > 1 and _suffix(source.path):
-            name += _suffix(source.path).replace(".", "_")
+        suffix = _suffix(source.path, suffixes)
+        if collisions[name] > 1 and suffix:
+            name += suffix.replace(".", "_")
         unique, number = name, 2
         while unique in used:
             unique, number = f"{name}_{number}", number + 1
@@ -157,11 +160,11 @@ def _with_unique_cases(found: list[ScanSource], root: Path) -> list[ScanSource]:
     return [ScanSource(case, s.path, s.series_uid) for case, s in zip(cases, found, strict=True)]
 
 
-def _case_name(source: ScanSource, root: Path, one_of_several: bool) -> str:
+def _case_name(source: ScanSource, root: Path, suffixes: tuple[str, ...], one_of_several: bool) -> str:
     path = source.path
     relative = Path(path.name) if path == root else path.relative_to(root)
     text = relative.as_posix()
-    suffix = _suffix(path)
+    suffix = _suffix(path, suffixes)
     text = text[: -len(suffix)] if suffix and path.is_file() else text
     if one_of_several and source.series_uid:
         text += "_" + source.series_uid.rsplit(".", 1)[-1]

@@ -166,7 +166,7 @@ def test_csv_refuses_an_unknown_column_and_keeps_the_old_file(tmp_path):
 def overlay(folder, phantom, lesions=None):
     """The picture as (rows, columns, 3)."""
     lesions = phantom.lesions if lesions is None else lesions
-    write_overlay(phantom.scan, phantom.lobes, lesions, folder / "a.png", caption="phantom, größer")
+    write_overlay(phantom.scan, phantom.lungs, phantom.lobes, lesions, folder / "a.png", caption="phantom, größer")
     assert [path.name for path in folder.iterdir()] == ["a.png"]
     with Image.open(folder / "a.png") as picture:
         return np.array(picture).astype(int)

@@ -29,6 +29,7 @@ FISSURES = ("left_oblique", "right_oblique", "right_horizontal")
 GRID = np.linspace(0, 1, 33)
 """Box coordinates u (to the left) and v (to the back) at which the prior stores heights w (to the head)."""
 
+_MAX_CUT_SHARE = 0.35  # an apex or a costophrenic angle cut off is less, half a lung is more
 _OUTLIERS_PCT = 0.5  # of the lung's voxels lie outside its box at each end, so that a spur does not stretch it
 
 
@@ -71,7 +72,8 @@ class LobeSegmentation:
 
     Attributes:
         labels: (X, Y, Z) uint8 on the scan's grid, ids of :data:`covsev.labels.LOBES`.
-        method: how the fissures were placed: ``prior``, the mean of 100 people.
+        method: how the fissures were placed: ``prior``, the mean of 100 people; or ``none``, without lobes, where
+            a lung is cut by the scan's end so far that its box says nothing of its lobes.
     """
 
     labels: NDArray[np.uint8]
@@ -100,6 +102,8 @@ def segment_lobes(scan: Scan, lungs: NDArray[np.uint8]) -> LobeSegmentation:
     sides = to_canonical(lungs, scan.affine)
     spacing_mm = canonical_spacing_mm(scan)
     lobes = np.zeros(sides.shape, dtype=np.uint8)
+    if _cut_share(sides > 0) > _MAX_CUT_SHARE:
+        return LobeSegmentation(from_canonical(lobes, scan.affine), "none")
     prior = fissure_prior()
     for side in (LEFT_LUNG.id, RIGHT_LUNG.id):
         mask = sides == side
@@ -117,6 +121,12 @@ def segment_lobes(scan: Scan, lungs: NDArray[np.uint8]) -> LobeSegmentation:
             lobe[z_mm < heights["right_oblique"][:, :, None]] = RIGHT_LOWER.id
         lobes[mask] = lobe[mask]
     return LobeSegmentation(from_canonical(lobes, scan.affine), "prior")
+
+
+def _cut_share(lung: NDArray[np.bool_]) -> float:
+    """Lung area in the lowest or highest slice of the scan, as a share of the largest slice's; 0 if uncut."""
+    areas = np.count_nonzero(lung, axis=(0, 1))
+    return float(max(areas[0], areas[-1]) / max(1, areas.max()))
 
 
 def _height_mm(

@@ -151,14 +151,16 @@ def _airways(coarse: sitk.Image, air: sitk.Image) -> sitk.Image:
             break
         tree, volume_ml = grown, grown_ml
     wall = sitk.BinaryDilate(sitk.Cast(tree, sitk.sitkUInt8), (1, 1, 1))
-    return sitk.BinaryMorphologicalClosing(wall, (2, 2, 1))
+    closed = sitk.BinaryMorphologicalClosing(wall, (2, 2, 1))
+    return closed if _volume_ml(closed) <= 2 * _MAX_AIRWAY_ML else empty
 
 
 def _trachea_seed(coarse: sitk.Image, air: sitk.Image) -> tuple[int, int, int] | None:
     """Voxel of the trachea: in the upper half, a round pool of air near the midline; ``None`` if there is none."""
     hu, inside = _array(coarse), _array(air) > 0
-    x, _, z = np.nonzero(inside)
-    midline, width = float(np.median(x)), float(np.ptp(x))
+    z = np.nonzero(inside)[2]
+    body_x = np.nonzero(hu > _BODY_HU)[0]  # not the lungs' x: one of them may be missing
+    midline, width = float(np.median(body_x)), float(np.ptp(np.nonzero(inside)[0]))
     top, bottom = int(z.max()), int(np.median(z))
     area_mm2 = coarse.GetSpacing()[0] * coarse.GetSpacing()[1]
     for level in range(top, bottom, -1):
@@ -307,7 +309,9 @@ def _refine(
     side, voxels are lung if they are aerated, or if the closing recovered them.
     """
     outer, inner = sitk.Cast(closed, sitk.sitkUInt8), sitk.Cast(closed > 0, sitk.sitkUInt8)
-    labels_out = _array(sitk.GrayscaleDilate(outer, (1, 1, 1)))
+    closed_labels = _array(outer)
+    grown = _array(sitk.GrayscaleDilate(outer, (1, 1, 1)))
+    labels_out = np.where(closed_labels > 0, closed_labels, grown)  # where the lungs touch, neither grows
     deep = _array(sitk.BinaryErode(inner, (1, 1, 1), sitk.sitkBall, 0, 1, False)) > 0
     recovered = (_array(closed) > 0) & (_array(sides) == 0)
     dense_border = recovered & ~deep

@@ -1,4 +1,4 @@
-"""One picture a scan: axial and coronal slices with the outlines of lungs, lobes and lesions."""
+"""One picture a scan: axial and coronal slices with lobes outlined and lesions tinted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ _LESION_OPACITY = 0.45
 
 
 def write_overlay(
-    scan: Scan, lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], path: Path, *, caption: str
+    scan: Scan,
+    lungs: NDArray[np.uint8],
+    lobes: NDArray[np.uint8],
+    lesions: NDArray[np.uint8],
+    path: Path,
+    *,
+    caption: str,
 ) -> None:
     """Write a PNG of axial slices, the one with most lesion among them, and coronal slices.
 
@@ -30,14 +36,14 @@ def write_overlay(
 
     Args:
         scan: the scan.
-        lobes, lesions: labels on its grid.
+        lungs, lobes, lesions: labels on its grid; slices are chosen by the lungs.
         path: ``.png``.
         caption: first line under the picture; the disclaimer is the second.
     """
-    hu, lobe_map, lesion_map = (to_canonical(a, scan.affine) for a in (scan.hu, lobes, lesions))
+    hu, lung_map, lobe_map, lesion_map = (to_canonical(a, scan.affine) for a in (scan.hu, lungs, lobes, lesions))
     x_mm, y_mm, z_mm = canonical_spacing_mm(scan)
-    axial = _levels(lobe_map, lesion_map, axis=2, count=_AXIAL)
-    coronal = _levels(lobe_map, lesion_map, axis=1, count=_CORONAL)
+    axial = _levels(lung_map, lesion_map, axis=2, count=_AXIAL)
+    coronal = _levels(lung_map, lesion_map, axis=1, count=_CORONAL)
     tiles = [_tile(hu[:, :, z], lobe_map[:, :, z], lesion_map[:, :, z], (x_mm, y_mm)) for z in axial]
     tiles += [_tile(hu[:, y, ::-1], lobe_map[:, y, ::-1], lesion_map[:, y, ::-1], (x_mm, z_mm)) for y in coronal]
     picture = _sheet(tiles, caption)
@@ -45,10 +51,10 @@ def write_overlay(
         picture.save(temporary, format="PNG")
 
 
-def _levels(lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], *, axis: int, count: int) -> list[int]:
+def _levels(lungs: NDArray[np.uint8], lesions: NDArray[np.uint8], *, axis: int, count: int) -> list[int]:
     """Evenly spread slices through the lungs; the nearest one is moved to where most lesion is."""
     others = tuple(a for a in range(3) if a != axis)
-    occupied = np.flatnonzero((lobes > 0).any(axis=others))
+    occupied = np.flatnonzero((lungs > 0).any(axis=others))
     levels = np.linspace(occupied[0], occupied[-1], count + 2)[1:-1].round().astype(int)
     burden = np.count_nonzero(lesions, axis=others)
     if burden.any():
