@@ -108,3 +108,12 @@ def test_the_table_can_be_read_while_the_batch_runs(folder, tmp_path, bright_mod
         find_scans(folder), out, bright_model, on_done=lambda _: lengths.append(len(_table(out / "severity.csv")))
     )
     assert lengths == list(range(1, 8))
+
+
+def test_a_scan_that_fails_now_leaves_no_older_result(tmp_path, bright_model):
+    (tmp_path / "bad.nii.gz").write_bytes(b"bad")
+    old = tmp_path / "out" / f"bad{labels.SEVERITY_SUFFIX}"
+    old.parent.mkdir()
+    old.write_text("{}")
+    assess_sources(find_scans(tmp_path / "bad.nii.gz"), old.parent, bright_model)
+    assert not old.exists()

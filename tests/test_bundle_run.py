@@ -129,3 +129,27 @@ def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, b
     with pytest.raises(ScanError, match=r"2 of 3 failed: .*bad.nii.gz.*bad.png: cannot be read as an image"):
         segment_directory(tmp_path, tmp_path / "out", bright_model)
     assert (tmp_path / "out" / f"good{labels.INFECTION_SUFFIX}").is_file()
+
+
+def test_slices_whose_paths_flatten_to_one_name_do_not_overwrite_each_other(tmp_path, bright_model):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for name in ("a/b.png", "a_b.png"):
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "in" / name)
+    segment_directory(tmp_path / "in", tmp_path / "out", bright_model)
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_16_bit_slice_is_refused(tmp_path, bright_model):
+    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ScanError, match=r"deep.png: has mode I;16, not 8 bit"):
+        segment_directory(tmp_path, tmp_path / "out", bright_model)
+
+
+def test_an_unexpected_error_does_not_end_the_run(tmp_path, bright_model, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("odd")
+
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "slice.png")
+    monkeypatch.setattr("covsev.bundle_run.segment_slice", fail)
+    with pytest.raises(ScanError, match="1 of 1 failed: ZeroDivisionError: odd"):
+        segment_directory(tmp_path, tmp_path / "out", bright_model)

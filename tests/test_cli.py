@@ -99,3 +99,15 @@ def test_demo_compares_with_the_truth(tmp_path):
 def test_python_m_covsev():
     done = subprocess.run([sys.executable, "-m", "covsev", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"covsev {__version__}"
+
+
+def test_an_output_that_is_a_file_is_exit_code_2(scan_path, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    result = runner.invoke(app, ["severity", str(scan_path), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "error:" in result.stderr
+
+
+def test_brackets_in_names_are_printed_as_they_are(tmp_path):
+    result = runner.invoke(app, ["severity", str(tmp_path / "scans[old]"), "-o", str(tmp_path / "out")])
+    assert "scans[old]" in "".join(result.stderr.split("\n"))

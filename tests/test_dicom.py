@@ -255,3 +255,14 @@ def test_a_file_that_is_no_dicom_has_no_series(tmp_path):
 def test_headers_are_written_as_the_standard_has_them(tmp_path):
     save(ct_series(), tmp_path)
     np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "002.dcm").pixel_array, stored_volume()[:, :, 2].T)
+
+
+def test_a_header_that_cannot_be_decoded_is_no_slice(tmp_path, monkeypatch):
+    """pydicom decodes values when they are read, and raises anything."""
+    save(ct_series(), tmp_path)
+
+    def broken(_):
+        raise ZeroDivisionError("odd value")
+
+    monkeypatch.setattr("covsev.dicom._describes_ct_slice", broken)
+    assert find_scans(tmp_path) == []

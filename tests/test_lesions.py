@@ -158,3 +158,15 @@ def test_a_configuration_that_cannot_be_built_is_refused(tmp_path):
     config.write_text(config.read_text().replace("backbone: efficientnet_lite0", "backbone: vgg"))
     with pytest.raises(BundleError, match="the model cannot be built"):
         load_model(bundle)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "cannot be read"), ("a: 1", "the model cannot be built")],
+    ids=["no YAML", "no model"],
+)
+def test_a_broken_configuration_is_refused(text, message, tmp_path):
+    bundle = _copy_of_bundle(tmp_path)
+    (bundle / "configs" / "inference.yaml").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        load_model(bundle)

@@ -147,3 +147,14 @@ def test_a_shifted_box_gives_shifted_points_the_same_coordinates():
     box, offset = LungBox(np.zeros(3), np.array([1.0, 2.0, 4.0])), np.array([3.0, -4.0, 5.0])
     point = np.array([[0.25, 1.0, 3.0]])
     np.testing.assert_allclose(box.shifted(offset).to_unit(point + offset), box.to_unit(point))
+
+
+@pytest.mark.parametrize("kept", ["lower half", "upper half"])
+def test_lungs_cut_in_half_have_no_lobes_rather_than_wrong_ones(kept, phantom):
+    occupied = np.flatnonzero(phantom.lungs.any(axis=(0, 1)))
+    middle = int(occupied.mean())
+    half = slice(None, middle) if kept == "lower half" else slice(middle, None)
+    scan = make_scan(phantom.scan.hu[:, :, half], phantom.scan.affine, case="half")
+    lobes = segment_lobes(scan, np.ascontiguousarray(phantom.lungs[:, :, half]))
+    assert lobes.method == "none"
+    assert not lobes.labels.any()

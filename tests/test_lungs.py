@@ -6,7 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from covsev.anatomy import lungs
 from covsev.anatomy.lungs import lung_box, segment_lungs
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, RIGHT_LUNG
@@ -258,3 +260,25 @@ def test_lung_box_has_a_margin_in_mm_and_stays_in_the_volume(margin_mm, expected
 def test_lung_box_of_nothing_is_refused():
     with pytest.raises(LungsNotFoundError, match="the label map holds no lung"):
         lung_box(np.zeros((4, 4, 4), np.uint8), 5, (1, 1, 1))
+
+
+def test_touching_lungs_keep_their_own_voxels():
+    """At the border between the lungs neither grows into the other."""
+    hu = np.full((40, 40, 40), 40, np.int16)
+    hu[6:34, 6:34, 6:34] = -850
+    closed = np.zeros(hu.shape, np.uint8)
+    closed[6:20, 6:34, 6:34], closed[20:34, 6:34, 6:34] = 1, 2
+    image = sitk.GetImageFromArray(closed.transpose())
+    nothing = image * 0
+    labels, _ = lungs._refine(hu, image, image, nothing, [1, 1, 1], 1.0)
+    np.testing.assert_array_equal(labels, closed)
+
+
+def test_the_airway_beside_one_lung_is_not_part_of_that_lung(phantom):
+    hu = phantom.scan.hu.copy()
+    hu[phantom.lungs == 2] = 40
+    one = segment_lungs(make_scan(hu, phantom.scan.affine, case="one"))
+    both = segment_lungs(phantom.scan)
+    right = np.count_nonzero(phantom.lungs == 1)
+    assert np.count_nonzero(one.labels == 1) == pytest.approx(right, rel=0.03)
+    assert one.airways_ml == pytest.approx(both.airways_ml, rel=0.2)

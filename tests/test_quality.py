@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -159,3 +160,15 @@ def test_findings_add_up():
 )
 def test_worst_level_wins(levels, worst):
     assert worst_level(tuple(Flag(level, "code", "text") for level in levels)) == worst
+
+
+@pytest.mark.parametrize(("sform", "qform", "flagged"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+def test_a_header_without_orientation_is_flagged(sform, qform, flagged):
+    header = nib.Nifti1Header()
+    header["sform_code"], header["qform_code"] = sform, qform
+    codes = {flag.code for flag in found(replace(scan_of(), header=header))}
+    assert ("no_orientation" in codes) == flagged
+
+
+def test_lobes_that_could_not_be_placed_are_flagged():
+    assert only(found(lobes=lobes_of("none"))).code == "lobes_cut"
