@@ -314,16 +314,16 @@ def _refine(
     labels_out = np.where(closed_labels > 0, closed_labels, grown)  # where the lungs touch, neither grows
     deep = _array(sitk.BinaryErode(inner, (1, 1, 1), sitk.sitkBall, 0, 1, False)) > 0
     recovered = (_array(closed) > 0) & (_array(sides) == 0)
-    dense_border = recovered & ~deep
+    certainly_lung, airway_mask = deep | recovered, _array(airways) > 0
     index = [np.minimum(np.arange(n) // f, m - 1) for n, f, m in zip(hu.shape, factors, deep.shape, strict=True)]
     labels = np.zeros(hu.shape, dtype=np.uint8)
     recovered_voxels = 0
+    plane = np.ix_(index[0], index[1])
     for z, coarse_z in enumerate(index[2]):
-        plane = np.ix_(index[0], index[1])
         aerated = hu[:, :, z] < LUNG_TISSUE_HU
-        certain = (deep | dense_border)[:, :, coarse_z][plane]
+        certain = certainly_lung[:, :, coarse_z][plane]
         possible = labels_out[:, :, coarse_z][plane]
-        airway = _array(airways)[:, :, coarse_z][plane] > 0
+        airway = airway_mask[:, :, coarse_z][plane]
         lung = (certain | aerated) & ~airway
         labels[:, :, z] = np.where(lung, possible, 0)
         recovered_voxels += int(np.count_nonzero(lung & ~aerated & recovered[:, :, coarse_z][plane]))
