@@ -21,16 +21,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
-from monai.data.utils import set_rnd
 from monai.engines import Trainer
-from monai.handlers import CheckpointLoader, CheckpointSaver
-from monai.utils import set_determinism
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from covsev.networks import InfNetOutput
 from covsev.networks.coach import Coach, random_masks
 from covsev.training.game_schedule import GameSchedule, Turn
+from covsev.training.resuming import ReseedEachEpoch, run_resumable
 from covsev.training.transforms import GREY
 
 if TYPE_CHECKING:
@@ -160,15 +158,13 @@ class CoachGame(Trainer):
             handlers=train_handlers,
             decollate=False,
         )
+        self._reseed = ReseedEachEpoch(train_data_loader, seed)
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
 
     def _begin_epoch(self) -> None:
         """Reseed, and wake the player whose turn it is."""
         self.turn = self.schedule.turn(self.state.epoch)
-        seed = self.seed + self.state.epoch
-        set_determinism(seed)
-        set_rnd(self.train_data_loader.dataset, seed)
-        self.set_data(self.train_data_loader)
+        self._reseed(self)
         inpainting = self.turn.player == "inpainter"
         self.inpainter.train(inpainting).requires_grad_(inpainting)
         self.coach.train(not inpainting).requires_grad_(not inpainting)
@@ -236,19 +232,18 @@ def play(
         FileNotFoundError: if ``resume`` is not a file.
     """
     state = {
-        "game": game,
         "inpainter": game.inpainter,
         "coach": game.coach,
         "inpainter_optimizer": game.inpainter_optimizer,
         "coach_optimizer": game.coach_optimizer,
         "log": log,
     }
-    if resume is not None:
-        if not Path(resume).is_file():
-            raise FileNotFoundError(f"resume: {resume} is not a file")
-        CheckpointLoader(str(resume), state, map_location=game.state.device).attach(game)
-    CheckpointSaver(str(output_dir), state, save_interval=checkpoint_every, n_saved=1).attach(game)
-    CheckpointSaver(
-        str(output_dir), {"inpainter": game.inpainter}, save_final=True, final_filename="inpainter.pt"
-    ).attach(game)
-    game.run()
+    run_resumable(
+        game,
+        state,
+        output_dir,
+        final={"inpainter": game.inpainter},
+        final_filename="inpainter.pt",
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+    )
