@@ -21,7 +21,9 @@ def boundary_weights(mask: Tensor, *, strength: float = 5.0, kernel: int = 31) -
     Returns:
         (B, C, H, W) weights of at least 1.
     """
-    local_mean = F.avg_pool2d(mask, kernel, stride=1, padding=kernel // 2)
+    # One axis after the other: the same mean as of the square window, in a fifteenth of the time.
+    rows = F.avg_pool2d(mask, (kernel, 1), stride=1, padding=(kernel // 2, 0))
+    local_mean = F.avg_pool2d(rows, (1, kernel), stride=1, padding=(0, kernel // 2))
     return 1 + strength * (local_mean - mask).abs()
 
 
