@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from covsev.assess import DEFAULT_BUNDLE
 from covsev.lesion_model import load_model
+from covsev.options import DEFAULT_BUNDLE
 from covsev.training.evaluation import evaluate_slices, print_summary
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from covsev import __version__, labels
-from covsev.assess import Options, assess, write
+from covsev.assessment import assess, write
 from covsev.errors import CovsevError
 from covsev.lesion_model import LesionModel
+from covsev.options import Options
 from covsev.report.tables import failed_row, row, write_csv, write_json
 from covsev.scan import ScanSource, load_scan
 
@@ -57,7 +58,7 @@ def assess_sources(
         sources: see :func:`covsev.scan.find_scans`.
         folder: made if it does not exist.
         model: see :func:`covsev.lesion_model.load_model`.
-        options: see :class:`covsev.assess.Options`.
+        options: see :class:`covsev.options.Options`.
         on_start: called with the case's name before a scan.
         on_done: called with the row after a scan.
     """

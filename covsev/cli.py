@@ -115,9 +115,9 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_errors) as progress:
         task = progress.add_task("loading the network", total=len(sources))
-        from covsev.assess import DEFAULT_BUNDLE, Options
         from covsev.batch import assess_sources
         from covsev.lesion_model import load_model
+        from covsev.options import DEFAULT_BUNDLE, Options
 
         return assess_sources(
             sources,

@@ -61,8 +61,8 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def shipped_model() -> Any:
     """The lesion model that covsev ships."""
-    from covsev.assess import DEFAULT_BUNDLE
     from covsev.lesion_model import load_model
+    from covsev.options import DEFAULT_BUNDLE
 
     return load_model(DEFAULT_BUNDLE)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from covsev import labels
-from covsev.assess import Options, assess, write
+from covsev.assessment import assess, write
+from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.severity import measure
 

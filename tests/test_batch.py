@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from covsev import batch, labels
-from covsev.assess import Options
 from covsev.batch import assess_sources
+from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.scan import find_scans
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from covsev import labels
-from covsev.assess import DEFAULT_BUNDLE, Options, assess
+from covsev.assessment import assess
 from covsev.bundle_run import refuse_unknown_overrides, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
+from covsev.options import DEFAULT_BUNDLE, Options
 from covsev.phantom import make_phantom
 from covsev.scan import load_scan
 

@@ -11,11 +11,11 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from covsev import lesion_model
-from covsev.assess import DEFAULT_BUNDLE
 from covsev.errors import BundleError, GridMismatchError, LungsNotFoundError
 from covsev.labels import CONSOLIDATION_HU
 from covsev.lesion_model import SlicePreprocessing, load_model
 from covsev.lesions import lesion_labels, segment_lesions, segment_slice
+from covsev.options import DEFAULT_BUNDLE
 
 
 @pytest.mark.parametrize(

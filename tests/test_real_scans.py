@@ -11,7 +11,7 @@ import pytest
 
 from covsev.anatomy.lobes import segment_lobes
 from covsev.anatomy.lungs import segment_lungs
-from covsev.assess import assess
+from covsev.assessment import assess
 from covsev.labels import LOBES
 from covsev.scan import from_sitk, load_scan, make_scan, to_canonical
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from toy_slices import write_toy_dataset
 
-from covsev.assess import DEFAULT_BUNDLE
+from covsev.options import DEFAULT_BUNDLE
 from covsev.training.resuming import run_resumable
 
 INFECTION = DEFAULT_BUNDLE

@@ -10,7 +10,7 @@ import numpy as np
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from covsev.assess import DEFAULT_BUNDLE
+from covsev.options import DEFAULT_BUNDLE
 
 CONFIGS = DEFAULT_BUNDLE / "configs"
 SIDE = 40

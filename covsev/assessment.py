@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,12 @@ from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
 from covsev.anatomy.lungs import LungSegmentation, segment_lungs
 from covsev.lesion_model import LesionModel
 from covsev.lesions import LesionSegmentation, segment_lesions
+from covsev.options import Options
 from covsev.quality import Flag
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
 from covsev.scan import Scan, save_labels, save_probability
 from covsev.severity import SeverityReport, measure
-from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
-
-DEFAULT_BUNDLE = Path(str(resources.files("covsev.bundles"))) / "covid_infection_ct_segmentation"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose.
-
-    Attributes:
-        restrict_to_lungs: drop lesion outside the lung labels.
-        noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
-        save_probability: also write the infection probability.
-    """
-
-    restrict_to_lungs: bool = True
-    noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
-    save_probability: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,26 @@
+"""What a user may choose for an assessment. Light to import, so that a command line can build it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
+
+DEFAULT_BUNDLE = Path(str(resources.files("covsev.bundles"))) / "covid_infection_ct_segmentation"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose.
+
+    Attributes:
+        restrict_to_lungs: drop lesion outside the lung labels.
+        noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
+        save_probability: also write the infection probability.
+    """
+
+    restrict_to_lungs: bool = True
+    noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
+    save_probability: bool = False

@@ -1,0 +1,32 @@
+"""The door: every scan enters and every label map leaves through here, on the scan's own grid."""
+
+from covsev.scan.finding import ScanSource, find_scans, with_unique_cases
+from covsev.scan.reading import from_sitk, load_scan
+from covsev.scan.volume import (
+    CANONICAL_AXES,
+    Scan,
+    canonical_spacing_mm,
+    from_canonical,
+    make_scan,
+    require_same_grid,
+    to_canonical,
+)
+from covsev.scan.writing import replacing, save_labels, save_probability
+
+__all__ = [
+    "CANONICAL_AXES",
+    "Scan",
+    "ScanSource",
+    "canonical_spacing_mm",
+    "find_scans",
+    "from_canonical",
+    "from_sitk",
+    "load_scan",
+    "make_scan",
+    "replacing",
+    "require_same_grid",
+    "save_labels",
+    "save_probability",
+    "to_canonical",
+    "with_unique_cases",
+]

@@ -1,0 +1,119 @@
+"""Which scans a folder holds, and what each is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from covsev.errors import ScanError
+from covsev.labels import OUTPUT_SUFFIXES
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """A scan that was found but not yet read.
+
+    Attributes:
+        case: name, unique among the scans found with it.
+        path: file, or folder of a DICOM series.
+        series_uid: which series of that folder.
+    """
+
+    case: str
+    path: Path
+    series_uid: str | None = None
+
+
+def find_scans(root: Path) -> list[ScanSource]:
+    """All scans at or below ``root``: NIfTI, NRRD, MetaImage, and DICOM series.
+
+    covsev's own outputs and hidden files are left out. Case names come from the paths relative to ``root``
+    and are unique. Symbolic links to folders are not followed, so loops do no harm.
+
+    Raises:
+        ScanError: if ``root`` does not exist.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise ScanError(f"{root}: no such file or folder")
+    found = list(_find_file(root) if root.is_file() else _find_below(root))
+    return with_unique_cases(found, root)
+
+
+def _find_file(path: Path) -> Iterator[ScanSource]:
+    if suffix_of(path) or not _is_dicom(path):
+        yield ScanSource("", path)
+        return
+    from covsev import dicom
+
+    yield ScanSource("", path, dicom.series_uid(path))
+
+
+def _find_below(root: Path) -> Iterator[ScanSource]:
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        paths = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        for path in paths:
+            if suffix_of(path) and not path.name.endswith(OUTPUT_SUFFIXES):
+                yield ScanSource("", path)
+        # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
+        dicom_paths = [path for path in paths if not suffix_of(path) and _is_dicom(path)]
+        if dicom_paths:
+            from covsev import dicom
+
+            for uid in dicom.series_in(dicom_paths):
+                yield ScanSource("", Path(folder), uid)
+
+
+def suffix_of(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
+    """The longest of ``suffixes`` that ``path`` ends with, ``""`` if none."""
+    name = path.name.lower()
+    return max((suffix for suffix in suffixes if name.endswith(suffix)), key=len, default="")
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def with_unique_cases(
+    found: list[ScanSource], root: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES
+) -> list[ScanSource]:
+    """Name each source by its path relative to ``root``; add the suffix, then a number, where names collide."""
+    several_series = Counter(source.path for source in found)
+    short = [_case_name(source, root, suffixes, several_series[source.path] > 1) for source in found]
+    collisions = Counter(short)
+    cases, used = [], set()
+    for source, name in zip(found, short, strict=True):
+        suffix = suffix_of(source.path, suffixes)
+        if collisions[name] > 1 and suffix:
+            name += suffix.replace(".", "_")
+        unique, number = name, 2
+        while unique in used:
+            unique, number = f"{name}_{number}", number + 1
+        used.add(unique)
+        cases.append(unique)
+    return [ScanSource(case, s.path, s.series_uid) for case, s in zip(cases, found, strict=True)]
+
+
+def _case_name(source: ScanSource, root: Path, suffixes: tuple[str, ...], one_of_several: bool) -> str:
+    path = source.path
+    relative = Path(path.name) if path == root else path.relative_to(root)
+    text = relative.as_posix()
+    suffix = suffix_of(path, suffixes)
+    text = text[: -len(suffix)] if suffix and path.is_file() else text
+    if one_of_several and source.series_uid:
+        text += "_" + source.series_uid.rsplit(".", 1)[-1]
+    safe = re.sub(r"[^\w.-]+", "_", text.replace("/", "_")).strip("._")
+    return safe or "scan"

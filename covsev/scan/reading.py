@@ -1,0 +1,90 @@
+"""From a file or a DICOM series to a :class:`Scan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from covsev.errors import CovsevError, ScanError
+from covsev.scan.finding import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ScanSource, find_scans, suffix_of
+from covsev.scan.volume import Scan, make_scan
+
+
+def load_scan(source: ScanSource | Path | str) -> Scan:
+    """Read one scan.
+
+    NIfTI is read with nibabel, also with headers that are not orthonormal; NRRD and MetaImage with SimpleITK;
+    a DICOM folder with pydicom and SimpleITK.
+
+    Raises:
+        ScanError: if the file is missing, broken, not a volume, or without usable geometry.
+    """
+    if not isinstance(source, ScanSource):
+        found = find_scans(Path(source))
+        if len(found) != 1:
+            raise ScanError(f"{source}: expected one scan, found {len(found)}; use find_scans for folders")
+        source = found[0]
+    hu, affine, header = _read(source)
+    return make_scan(hu, affine, case=source.case, source=source.path, header=header)
+
+
+def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
+    path = source.path
+    if source.series_uid is not None:
+        from covsev import dicom
+
+        return *from_sitk(dicom.read_series(path, source.series_uid), name=str(path)), None
+    if not path.is_file():
+        raise ScanError(f"{path}: no such file")
+    suffix = suffix_of(path)
+    if not suffix:
+        raise ScanError(f"{path}: not a scan; expected one of {', '.join(VOLUME_SUFFIXES)} or a DICOM folder")
+    try:
+        return _read_nifti(path) if suffix in NIFTI_SUFFIXES else (*_read_itk(path), None)
+    except CovsevError:
+        raise
+    except Exception as error:  # readers raise anything on broken files; the cause stays attached
+        raise ScanError(f"{path}: cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
+    image = nib.load(path)
+    slope, intercept = image.dataobj.slope, image.dataobj.inter  # type: ignore[attr-defined]
+    raw = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
+    if (slope, intercept) != (1, 0) and raw.dtype.kind in "iuf":
+        raw = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    return raw, image.affine, image.header  # type: ignore[attr-defined]
+
+
+def _read_itk(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    import SimpleITK as sitk
+
+    return from_sitk(sitk.ReadImage(str(path)), name=str(path))
+
+
+def from_sitk(image: Any, *, name: str = "image") -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Array (X, Y, Z, ...) and RAS+ affine of its first three axes, of a SimpleITK image, whose world is LPS+.
+
+    Raises:
+        ScanError: if voxels have several components; ``name`` is the image's name in the message.
+    """
+    import SimpleITK as sitk
+
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise ScanError(f"{name}: voxels have {image.GetNumberOfComponentsPerPixel()} components, not one")
+    array = sitk.GetArrayFromImage(image).transpose()
+    affine = np.eye(4)
+    axes = image.GetDimension()
+    if axes >= 3:
+        direction = np.array(image.GetDirection()).reshape(axes, axes)
+        affine[:3, :3] = direction[:3, :3] * np.array(image.GetSpacing())[:3]
+        affine[:3, 3] = image.GetOrigin()[:3]
+    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

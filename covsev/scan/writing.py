@@ -1,0 +1,72 @@
+"""Maps on the scan's own grid, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from covsev import __version__
+from covsev.labels import DISCLAIMER
+from covsev.scan.volume import Scan, require_same_grid
+
+
+def save_labels(labels: NDArray[np.uint8], scan: Scan, path: Path, *, weights: str = "none") -> None:
+    """Write a label map as NIfTI on ``scan``'s own grid: same shape, affine, sform and qform codes.
+
+    Args:
+        labels: (X, Y, Z) uint8.
+        scan: the scan whose grid it is.
+        path: ``.nii.gz``; written under a temporary name first, then renamed.
+        weights: short hash of the weights that made it, kept in the header's description.
+
+    Raises:
+        GridMismatchError: if the shapes differ.
+    """
+    _save(np.ascontiguousarray(labels, dtype=np.uint8), scan, path, weights)
+
+
+def save_probability(probability: NDArray[np.float32], scan: Scan, path: Path, *, weights: str) -> None:
+    """Write a map of probabilities as float32 NIfTI, otherwise as :func:`save_labels`."""
+    _save(np.ascontiguousarray(probability, dtype=np.float32), scan, path, weights)
+
+
+def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
+    require_same_grid(scan, array.shape, scan.affine, name=path.name)
+    image = nib.Nifti1Image(array, scan.affine)
+    if isinstance(scan.header, nib.Nifti1Header):
+        image.header.set_xyzt_units(*scan.header.get_xyzt_units())
+        image.set_qform(_qform(scan), int(scan.header["qform_code"]))
+        image.set_sform(scan.affine, int(scan.header["sform_code"]))
+    else:
+        image.header.set_xyzt_units("mm")
+        image.set_qform(scan.affine, 1)
+        image.set_sform(scan.affine, 1)
+    image.header["descrip"] = f"covsev {__version__} weights {weights[:12]}; {DISCLAIMER}"[:79]
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _qform(scan: Scan) -> NDArray[np.float64]:
+    """The source's qform, or the affine where its quaternion is not one (seen with an unused qform)."""
+    try:
+        return scan.header.get_qform()  # type: ignore[no-any-return]
+    except ValueError:
+        return scan.affine
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that becomes ``path`` when the block succeeds and vanishes when it fails."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
