@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.networks.nets import EfficientNetBNFeatures
 from torch.utils.flop_counter import FlopCounterMode
 
 from covsev.networks import Backbone, InfNet, InfNetOutput, make_backbone
-from covsev.networks.backbones import fold_rgb_stem, with_ones
+from covsev.networks.backbones import RGB_MEAN, RGB_STD, fold_rgb_stem, with_ones
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.infnet import _not_lesion
-from covsev.networks.res2net import RGB_MEAN, RGB_STD, Res2Net50
+from covsev.networks.monai_efficientnet import MonaiEfficientNet
+from covsev.networks.res2net import Res2Net50
 
-BACKBONES = ("res2net50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+BACKBONES = ("res2net50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet-b0")
 SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
 
 
@@ -55,6 +57,8 @@ def test_backbone_gives_four_maps_at_strides_4_to_32(name):
         ("efficientnet_lite0", (24, 40, 112, 320)),
         ("efficientnet_lite1", (24, 40, 112, 320)),
         ("efficientnet_lite2", (24, 48, 120, 352)),
+        ("efficientnet-b0", (24, 40, 112, 320)),
+        ("efficientnet-b2", (24, 48, 120, 352)),
     ],
 )
 def test_backbone_channels_are_the_published_ones(name, channels):
@@ -62,8 +66,11 @@ def test_backbone_channels_are_the_published_ones(name, channels):
 
 
 def test_unknown_backbone_is_refused():
-    with pytest.raises(ValueError, match="backbone must be res2net50 or efficientnet_lite0, 1, 2; got 'vgg'"):
+    known = "res2net50, efficientnet_lite0, 1, 2 or efficientnet-b0 to -b7"
+    with pytest.raises(ValueError, match=f"backbone must be {known}; got 'vgg'"):
         make_backbone("vgg")
+    with pytest.raises(ValueError, match=r"variant must be one of efficientnet-b0.*got 'efficientnet-b9'"):
+        make_backbone("efficientnet-b9")
     with pytest.raises(ValueError, match=r"variant must be one of efficientnet_lite0.*got 'efficientnet_lite9'"):
         make_backbone("efficientnet_lite9")
 
@@ -127,6 +134,30 @@ def test_efficientnet_refuses_weights_with_a_missing_tensor():
         EfficientNetLite().load_imagenet(state)
 
 
+def test_monai_efficientnet_equals_the_rgb_network_of_monai_on_grey():
+    reference = _randomise(EfficientNetBNFeatures("efficientnet-b0", pretrained=False))
+    ours = make_backbone("efficientnet-b0").eval()
+    ours.load_imagenet(reference.state_dict())
+    grey = _image(1, 1, 64, 96)
+    rgb = (grey - torch.tensor(RGB_MEAN).view(1, 3, 1, 1)) / torch.tensor(RGB_STD).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected, features = reference(rgb)[1:], ours(grey)
+    assert all(feature.std() > 0.01 for feature in expected)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_monai_efficientnet_has_no_dead_parameters_and_refuses_incomplete_weights():
+    backbone = MonaiEfficientNet().train()
+    sum(feature.sum() for feature in backbone(_image(2, 1, 64, 64))).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+    state = EfficientNetBNFeatures("efficientnet-b0", pretrained=False).state_dict()
+    del state["_bn0.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        backbone.load_imagenet(state)
+    with pytest.raises(KeyError, match=r"_conv_stem\.weight"):
+        backbone.load_imagenet({})
+
+
 def test_res2net_loads_published_imagenet_weights_into_two_channels():
     source = Res2Net50()
     state = source.state_dict() | {"conv1.0.weight": torch.rand(32, 3, 3, 3), "fc.weight": torch.zeros(1000, 2048)}
@@ -180,7 +211,9 @@ def test_default_infnet_has_the_published_cost():
     assert round(counter.get_total_flops() / 1e9, 1) == 27.7
 
 
-@pytest.mark.parametrize(("name", "deep"), [("res2net50", False), ("efficientnet_lite0", True)])
+@pytest.mark.parametrize(
+    ("name", "deep"), [("res2net50", False), ("efficientnet_lite0", True), ("efficientnet-b0", False)]
+)
 def test_scripted_infnet_equals_eager(name, deep):
     network = _randomise(InfNet(name, 2, 3, **SMALL, deep_supervision=deep))
     scripted = torch.jit.script(network)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from monai.networks.nets import EfficientNetBNFeatures
 
 from covsev.networks import InfNet
 from covsev.networks.backbones import fold_rgb_stem
@@ -36,5 +37,20 @@ def test_missing_package_is_named_with_its_remedy(monkeypatch):
 
 
 def test_other_encoders_are_refused():
-    with torch.device("meta"), pytest.raises(TypeError, match="known for EfficientNet-Lite only; got Res2Net50"):
+    with torch.device("meta"), pytest.raises(TypeError, match="and MONAI's EfficientNet; got Res2Net50"):
         with_imagenet(InfNet("res2net50"))
+
+
+def test_monai_has_the_imagenet_weights_of_its_own_encoder(monkeypatch):
+    asked = []
+
+    def features(variant, *, pretrained=False, in_channels=3):
+        asked.append((variant, pretrained))
+        return EfficientNetBNFeatures(variant, pretrained=False, in_channels=in_channels)  # no download
+
+    network = InfNet("efficientnet-b0", **SMALL)
+    before = network.state_dict()["backbone.features._conv_stem.weight"].clone()
+    monkeypatch.setattr("covsev.training.pretrained.EfficientNetBNFeatures", features)
+    with_imagenet(network)
+    assert asked == [("efficientnet-b0", True)]
+    assert not torch.equal(network.state_dict()["backbone.features._conv_stem.weight"], before)

@@ -143,7 +143,7 @@ def test_sides_must_be_multiples_of_32():
 
 
 def test_unknown_backbones_are_refused():
-    with pytest.raises(ValueError, match="backbone must be res2net50 or efficientnet_lite0"):
+    with pytest.raises(ValueError, match="backbone must be res2net50, efficientnet_lite0"):
         RotationNet("vgg")
 
 

@@ -12,6 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+"""The normalisation of most ImageNet networks, with RGB in [0, 1]."""
+
 
 class Backbone(nn.Module):
     """Base of all encoders.

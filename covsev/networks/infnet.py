@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from covsev.networks.backbones import Backbone
 from covsev.networks.efficientnet_lite import EfficientNetLite
+from covsev.networks.monai_efficientnet import MonaiEfficientNet
 from covsev.networks.res2net import Res2Net50
 
 
@@ -28,7 +29,11 @@ class InfNetOutput(NamedTuple):
 
 
 def make_backbone(name: str, in_channels: int = 1) -> Backbone:
-    """The encoder called ``name``: ``res2net50`` or ``efficientnet_lite0``, ``1``, ``2``.
+    """The encoder called ``name``.
+
+    Args:
+        name: ``res2net50``, ``efficientnet_lite0`` to ``2``, or MONAI's ``efficientnet-b0`` to ``efficientnet-b7``.
+        in_channels: channels of the input image.
 
     Raises:
         ValueError: for an unknown name.
@@ -37,7 +42,9 @@ def make_backbone(name: str, in_channels: int = 1) -> Backbone:
         return Res2Net50(in_channels)
     if name.startswith("efficientnet_lite"):
         return EfficientNetLite(name, in_channels)
-    raise ValueError(f"backbone must be res2net50 or efficientnet_lite0, 1, 2; got {name!r}")
+    if name.startswith("efficientnet-b"):
+        return MonaiEfficientNet(name, in_channels)
+    raise ValueError(f"backbone must be res2net50, efficientnet_lite0, 1, 2 or efficientnet-b0 to -b7; got {name!r}")
 
 
 class _ConvNorm(nn.Sequential):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from covsev.networks.backbones import fold_rgb_stem
 from covsev.networks.infnet import InfNet
-from covsev.networks.res2net import RGB_MEAN, RGB_STD
+from covsev.networks.backbones import RGB_MEAN, RGB_STD
 
 _PUBLISHED_DEAD = "resnet.fc."  # the published network carries an unused ImageNet classifier
 

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from covsev.networks.backbones import Backbone, fold_rgb_stem, with_ones
+from covsev.networks.backbones import RGB_MEAN, RGB_STD, Backbone, fold_rgb_stem, with_ones
 
 _SCALE = 4
 _BASE_WIDTH = 26
 _EXPANSION = 4
 _BLOCKS = (3, 4, 6, 3)
-RGB_MEAN = (0.485, 0.456, 0.406)
-RGB_STD = (0.229, 0.224, 0.225)
 
 
 class _Bottle2neck(nn.Module):

