@@ -8,13 +8,15 @@ from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covsev.errors import GridMismatchError
+from covsev.labels import LOBES as LABELS
+from covsev.labels import SEGMENTS
 from covsev.scan import make_scan
 from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, measure
-from covsev.severity.regions import measure_regions
+from covsev.severity.regions import SEGMENT_NAMES, ZONE_NAMES, measure_regions
 from covsev.severity.scores import band, compute_scores
 
 LOBES = ("left_upper", "left_lower", "right_upper", "right_middle", "right_lower")
@@ -34,6 +36,11 @@ MOSMED = [
     (0, 0), (0.001, 1), (24.999, 1), (25, 2), (25.001, 2), (49.999, 2), (50, 3), (50.001, 3),
     (74.999, 3), (75, 3), (75.001, 4), (100, 4),
 ]  # fmt: skip
+HALVES = [(0, 0), (0.001, 1), (49.999, 1), (50, 2), (50.001, 2), (100, 2)]
+ZONES = [
+    (0, 0), (0.001, 1), (24.999, 1), (25, 2), (25.001, 2), (49.999, 2), (50, 3), (50.001, 3),
+    (74.999, 3), (75, 4), (75.001, 4), (100, 4),
+]  # fmt: skip
 BANDED = {
     "ctss25_pan2020": ("lesion", LOBES, FIFTHS),
     "tss20_chung2020": ("lesion", LOBES, QUARTERS),
@@ -41,7 +48,10 @@ BANDED = {
     "lhos_chaganti2020": ("high_opacity", LOBES, QUARTERS),
     "mosmed_ct_worse_lung": ("lesion", LUNGS, MOSMED),
     "mosmed_ct_both_lungs": ("lesion", ("both_lungs",), MOSMED),
+    "ctss40_yang2020": ("lesion", SEGMENT_NAMES, HALVES),
+    "zones24": ("lesion", ZONE_NAMES, ZONES),
 }
+PERCENTAGES = {"po_chaganti2020", "pho_chaganti2020", "wal_colombi2020"}
 MAXIMA = {
     "ctss25_pan2020": 25,
     "tss20_chung2020": 20,
@@ -51,23 +61,28 @@ MAXIMA = {
     "mosmed_ct_both_lungs": 4,
     "po_chaganti2020": 100,
     "pho_chaganti2020": 100,
+    "wal_colombi2020": 100,
+    "ctss40_yang2020": 40,
+    "zones24": 24,
 }
+ALL_NAMES = (*REGION_NAMES, *ZONE_NAMES, *SEGMENT_NAMES)
 
 
-def region(lesion_pct=0.0, high_opacity_pct=0.0, volume_ml=1000.0):
-    """A region without density; both percentages of ``volume_ml``."""
+def region(lesion_pct=0.0, high_opacity_pct=0.0, volume_ml=1000.0, well_aerated_pct=0.0):
+    """A region without density; percentages of ``volume_ml``."""
     return RegionMeasures(
         volume_ml=volume_ml,
         lesion_ml=lesion_pct * volume_ml / 100,
         lesion_pct=lesion_pct,
         high_opacity_ml=high_opacity_pct * volume_ml / 100,
         high_opacity_pct=high_opacity_pct,
+        well_aerated_pct=well_aerated_pct,
     )
 
 
 def regions(**changed):
     """All regions, healthy but for those named."""
-    return {name: region() for name in REGION_NAMES} | changed
+    return {name: region() for name in ALL_NAMES} | changed
 
 
 def scores(*, noise_floor_ml=0.0, **changed):
@@ -102,12 +117,12 @@ def test_edges_in_code_are_those_of_the_tables(id_):
 
 
 def test_no_score_is_untested():
-    assert set(BY_ID) == set(MAXIMA) == set(BANDED) | {"po_chaganti2020", "pho_chaganti2020"}
+    assert set(BY_ID) == set(MAXIMA) == set(BANDED) | PERCENTAGES
 
 
 @pytest.mark.parametrize(("id_", "maximum"), MAXIMA.items())
 def test_a_chest_full_of_consolidation_has_the_maximum(id_, maximum):
-    full = dict.fromkeys(REGION_NAMES, region(100, 100))
+    full = dict.fromkeys(ALL_NAMES, region(100, 100, well_aerated_pct=100))
     result = compute_scores(full)[id_]
     assert result.value == result.maximum == maximum
 
@@ -165,6 +180,11 @@ def test_a_percentage_beyond_its_range_is_refused(pct):
         ("mosmed_ct_both_lungs", {"both_lungs": region(50)}, "CT-3, severe"),
         ("mosmed_ct_worse_lung", {"left_lung": region(76)}, "CT-4, critical"),
         ("tss20_chung2020", dict.fromkeys(LOBES, region(100)), None),
+        ("ctss40_yang2020", dict.fromkeys(SEGMENT_NAMES[:19], region(1)), "below 19.5: mild"),
+        ("ctss40_yang2020", dict.fromkeys(SEGMENT_NAMES, region(1)), "19.5 or more: severe"),
+        ("wal_colombi2020", {"both_lungs": region(well_aerated_pct=70.999)}, "below 71 %"),
+        ("wal_colombi2020", {"both_lungs": region(well_aerated_pct=71)}, "71 % or more"),
+        ("zones24", dict.fromkeys(ZONE_NAMES, region(100)), None),
     ],
 )
 def test_reading_of_a_value(id_, changed, reading):
@@ -341,6 +361,16 @@ def test_unknown_labels_are_refused(name, position, known):
 # ---- the report --------------------------------------------------------------------------------------------------
 
 
+def segments_of(phantom):
+    """A made-up division of each lobe into its segments, in stripes along the first axis."""
+    segments = np.zeros_like(phantom.lobes)
+    for lobe in LABELS:
+        ids = np.array([s.id for s in SEGMENTS if s.lobe == lobe], np.uint8)
+        x = np.nonzero(phantom.lobes == lobe.id)[0]
+        segments[phantom.lobes == lobe.id] = ids[(x - x.min()) * len(ids) // (np.ptp(x) + 1)]
+    return segments
+
+
 def report_of(phantom, **kwargs):
     return measure(phantom.scan, phantom.lungs, phantom.lobes, phantom.lesions, **kwargs)
 
@@ -361,7 +391,9 @@ def test_report_of_the_phantom_is_that_of_its_truth(phantom):
 
 
 def test_a_healthy_phantom_is_ct_zero(healthy):
-    assert {id_: result.value for id_, result in report_of(healthy).scores.items()} == dict.fromkeys(MAXIMA, 0)
+    found = {id_: result.value for id_, result in report_of(healthy, segments=segments_of(healthy)).scores.items()}
+    assert found.pop("wal_colombi2020") > 70
+    assert found == dict.fromkeys(set(MAXIMA) - {"wal_colombi2020"}, 0)
 
 
 def test_a_high_noise_floor_silences_the_bands_not_the_numbers(phantom):
@@ -407,6 +439,19 @@ def all_numbers(arrays, voxel_ml):
     return found, compute_scores(found)
 
 
+def rounded(measures):
+    """Measures up to the last digits, which depend on the order of a sum."""
+    return {key: value if value is None or isinstance(value, str) else pytest.approx(value) for key, value in measures}
+
+
+def report_of_noise(seed, affine, change=lambda array: array):
+    hu, lungs, lobes, lesions = chest_of_noise(seed)
+    segments = np.array([0, 11, 16, 1, 4, 6], np.uint8)[lobes]
+    big = [np.pad(a.repeat(3, 0).repeat(3, 1), 1) for a in (hu, lungs, lobes, lesions, segments)]
+    arrays = [change(array) for array in big]
+    return measure(make_scan(arrays[0], affine, case="noise"), *arrays[1:4], segments=arrays[4])
+
+
 seeds = st.integers(0, 10_000)
 voxel_mls = st.sampled_from([0.01, 0.1, 1.0])
 
@@ -450,6 +495,55 @@ def test_lesion_outside_the_lungs_does_not_count(seed):
     assert all_numbers((hu, lungs, lobes, inside), 0.1) == all_numbers((hu, lungs, lobes, lesions), 0.1)
 
 
+LPS = np.diag([-4.0, -4.0, 9.0, 1.0])
+
+
+@settings(max_examples=30)
+@given(seed=seeds, axes=st.permutations(range(3)), flips=st.sets(st.integers(0, 2)))
+def test_storing_the_patient_otherwise_changes_nothing(seed, axes, flips):
+    """Permuted and flipped arrays with the affine that says so: the same patient, zones and segments too."""
+    shape = np.array(chest_of_noise(seed)[0].shape) * (3, 3, 1) + 2
+    affine = LPS.copy()
+    for axis in flips:
+        affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+        affine[:3, axis] *= -1
+    affine[:, :3] = affine[:, list(axes)]
+    turned = report_of_noise(seed, affine, lambda array: np.flip(array, tuple(flips)).transpose(axes))
+    assert turned == report_of_noise(seed, LPS)
+
+
+@settings(max_examples=30)
+@given(seed=seeds, axis=st.integers(0, 2), times=st.integers(2, 3))
+def test_thinner_voxels_of_the_same_patient_change_nothing(seed, axis, times):
+    affine = LPS.copy()
+    affine[:3, axis] /= times
+    before = report_of_noise(seed, LPS)
+    after = report_of_noise(seed, affine, lambda array: np.repeat(array, times, axis=axis))
+    for name, measures in (before.regions | before.subregions).items():
+        expected = asdict((after.regions | after.subregions)[name])
+        assert asdict(measures) == rounded(expected.items())
+    assert {id_: r.value for id_, r in before.scores.items()} == rounded(
+        (id_, r.value) for id_, r in after.scores.items()
+    )
+
+
+@settings(max_examples=30)
+@given(seed=seeds)
+def test_lobes_and_zones_sum_to_the_lungs_and_right_and_left_to_both(seed):
+    report = report_of_noise(seed, LPS)
+    ml = {name: m.volume_ml for name, m in (report.regions | report.subregions).items()}
+    parts = {
+        "both_lungs": LUNGS,
+        "right_lung": ("right_upper", "right_middle", "right_lower"),
+        "left_lung": ("left_upper", "left_lower"),
+    }
+    for side in ("right", "left"):
+        parts[f"{side}_lung_zones"] = tuple(name for name in ZONE_NAMES if name.startswith(side))
+    for whole, names in parts.items():
+        if None not in [ml[name] for name in names]:
+            assert sum(ml[name] for name in names) == pytest.approx(ml[whole.removesuffix("_zones")])
+
+
 def test_every_measure_is_a_number_where_lesion_is():
     found = region_of("right_upper")
     assert all(getattr(found, field.name) is not None for field in fields(found) if field.name != "reason")
@@ -462,7 +556,7 @@ def test_the_engine_imports_neither_torch_nor_monai():
 
 
 def test_a_scan_in_memory_is_enough():
-    arrays = [np.repeat(np.repeat(array, 16, axis=1), 16, axis=2) for array in hand_made()]
+    arrays = [np.pad(array.repeat(16, axis=1).repeat(16, axis=2), 1) for array in hand_made()]
     scan = make_scan(arrays[0], np.diag([10.0, 10.0, 10.0, 1.0]), case="memory")
     report = measure(scan, *arrays[1:])
     assert report.voxel_ml == pytest.approx(1.0)
