@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 
 from covsev.errors import ScanError
+from covsev.scan.claims import require_backed
+from covsev.scan.volume import require_volume
+
+UNREADABLE = ""
+"""Stands for the series of DICOM files whose series cannot be told."""
+IDENTIFIERS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyDate",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+)
 
 _TAGS = (
+    "SOPClassUID",
     "SeriesInstanceUID",
     "Modality",
     "ImageType",
     "ImagePositionPatient",
     "ImageOrientationPatient",
+    "NumberOfFrames",
+    "SamplesPerPixel",
     "Rows",
     "Columns",
+    "BitsAllocated",
 )
+_DIRECTORY_UID = "1.2.840.10008.1.3.10"  # a DICOMDIR
+_CAPTURE_UID = "1.2.840.10008.5.1.4.1.1.7"  # secondary captures, such as pictures of dose reports
 _GAP_TOLERANCE = 0.1  # share of the slice distance by which one distance may differ from the others
 _TILT_TOLERANCE_MM = 1.0  # in-plane shift over the whole stack
+_Header = pydicom.Dataset
+
+# Warnings of the readers quote headers, and headers name patients.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="pydicom")
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+# ---- finding -----------------------------------------------------------------------------------------------------
 
 
 def series_uid(path: Path) -> str:
@@ -33,15 +65,62 @@ def series_uid(path: Path) -> str:
         ScanError: if the file has none.
     """
     header = _header(path)
-    if header is None:
+    uid = "" if header is None else _text(header, "SeriesInstanceUID")
+    if not uid:
         raise ScanError(f"{path}: not a DICOM file with a series")
-    return str(header.SeriesInstanceUID)
+    return uid
 
 
 def series_in(paths: Iterable[Path]) -> list[str]:
-    """SeriesInstanceUIDs of the CT image series among ``paths``, localizers left out, in order of their UIDs."""
-    headers = (_header(path) for path in paths)
-    return sorted({str(h.SeriesInstanceUID) for h in headers if h is not None and _is_ct_slice(h)})
+    """SeriesInstanceUIDs of the image series among ``paths``, in order of their UIDs.
+
+    CT that covsev cannot read and images of other modalities are among them, and :data:`UNREADABLE` where files
+    are damaged: :func:`read_series` says why. Localizers, captures, and what has no pixels are not.
+    """
+    found = set()
+    for path in paths:
+        header = _header(path)
+        if header is None:
+            found.add(UNREADABLE)
+        elif _is_image(header):
+            found.add(_text(header, "SeriesInstanceUID"))
+    return sorted(found)
+
+
+def _header(path: Path) -> _Header | None:
+    """The few tags of a file that matter; ``None`` for what is damaged or no DICOM."""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        is_directory = header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY_UID
+        return header if is_directory or _text(header, "SeriesInstanceUID") else None
+    except Exception:  # pydicom raises anything on broken files
+        return None
+
+
+def _text(header: _Header, tag: str) -> str:
+    """A value as text, ``""`` where it is absent or cannot be decoded, which pydicom does when it is asked for."""
+    try:
+        return str(header.get(tag) or "")
+    except Exception:
+        return ""
+
+
+def _has(header: _Header, *tags: str) -> bool:
+    return all(_text(header, tag) not in ("", "0") for tag in tags)
+
+
+def _is_image(header: _Header) -> bool:
+    localizer = "LOCALIZER" in _text(header, "ImageType").upper()
+    capture = _text(header, "SOPClassUID").startswith(_CAPTURE_UID)
+    return _has(header, "Rows", "Columns") and not localizer and not capture
+
+
+def _is_ct_slice(header: _Header) -> bool:
+    geometry = _has(header, "ImagePositionPatient", "ImageOrientationPatient")
+    return _is_image(header) and _text(header, "Modality") == "CT" and geometry
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
 
 
 def read_series(path: Path, uid: str) -> sitk.Image:
@@ -51,58 +130,107 @@ def read_series(path: Path, uid: str) -> sitk.Image:
         the volume in HU, its geometry in SimpleITK's LPS+ world.
 
     Raises:
-        ScanError: if slices are missing, doubled, of different sizes, tilted against the stack, or broken.
+        ScanError: if slices are missing, doubled, of different sizes, tilted against the stack, or broken, or if
+            the series is no CT with a file a slice.
     """
     folder = path if path.is_dir() else path.parent
-    slices = {p: h for p in sorted(folder.iterdir()) if p.is_file() and (h := _header(p)) is not None}
-    slices = {p: h for p, h in slices.items() if str(h.SeriesInstanceUID) == uid and _is_ct_slice(h)}
+    if uid == UNREADABLE:
+        raise _unreadable(folder)
+    slices = _slices(folder, uid)
     if len(slices) < 2:
-        raise ScanError(f"{folder}: series {uid} has {len(slices)} CT slices; a volume needs more")
+        raise ScanError(f"{folder}: series {uid} has {len(slices)} CT slices; a volume needs more", code="few_slices")
     ordered = _ordered(slices, folder)
+    _require_pixels(slices, folder)
     try:
         return sitk.ReadImage([str(p) for p in ordered])
     except RuntimeError as error:
         raise ScanError(f"{folder}: pixels of series {uid} cannot be read; the files may be damaged") from error
 
 
-def _header(path: Path) -> pydicom.Dataset | None:
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError, EOFError, ValueError):
-        return None
-    return header if "SeriesInstanceUID" in header else None
+def read_identifiers(path: Path, uid: str) -> dict[str, str]:
+    """The patient's name and what else identifies series ``uid``, for users who ask to keep it.
+
+    Returns:
+        those of :data:`IDENTIFIERS` that the first slice holds.
+    """
+    folder = path if path.is_dir() else path.parent
+    first = next(iter(_slices(folder, uid)), None)
+    if first is None:
+        return {}
+    header = pydicom.dcmread(first, stop_before_pixels=True, specific_tags=list(IDENTIFIERS))
+    return {tag: text for tag in IDENTIFIERS if (text := _text(header, tag))}
 
 
-def _is_ct_slice(header: pydicom.Dataset) -> bool:
-    """Whether a header is that of an axial CT image; one whose values cannot be decoded is not."""
-    try:
-        return _describes_ct_slice(header)
-    except Exception:  # pydicom decodes late and raises anything on broken values
-        return False
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file()]
 
 
-def _describes_ct_slice(header: pydicom.Dataset) -> bool:
-    localizer = "LOCALIZER" in [str(part).upper() for part in header.get("ImageType", [])]
-    geometry = all(header.get(tag) for tag in ("ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"))
-    return header.get("Modality") == "CT" and geometry and not localizer
+def _unreadable(folder: Path) -> ScanError:
+    from covsev.scan.finding import may_be_dicom, suffix_of
+
+    damaged = [p for p in _files(folder) if not suffix_of(p) and may_be_dicom(p) and _header(p) is None]
+    first = damaged[0].name if damaged else "none"
+    return ScanError(f"{folder}: {len(damaged)} DICOM files cannot be read, the first is {first}; copy them again")
 
 
-def _ordered(slices: dict[Path, pydicom.Dataset], folder: Path) -> list[Path]:
+def _slices(folder: Path, uid: str) -> dict[Path, _Header]:
+    """The CT slices of series ``uid``, in order of their names."""
+    headers = {p: h for p in _files(folder) if (h := _header(p)) is not None}
+    series = {p: h for p, h in headers.items() if _text(h, "SeriesInstanceUID") == uid and _is_image(h)}
+    slices = {p: h for p, h in series.items() if _is_ct_slice(h)}
+    if series and not slices:
+        _refuse(next(iter(series.values())), folder, uid)
+    return slices
+
+
+def _refuse(header: _Header, folder: Path, uid: str) -> None:
+    modality = _text(header, "Modality")
+    if modality != "CT":
+        raise ScanError(f"{folder}: series {uid} is {modality[:16] or 'unknown'}, not CT", code="wrong_modality")
+    if _text(header, "NumberOfFrames") not in ("", "0", "1"):
+        raise ScanError(
+            f"{folder}: series {uid} is multi-frame CT, all slices in one file; convert it to NIfTI first",
+            code="multi_frame",
+        )
+    raise ScanError(
+        f"{folder}: series {uid} has no slice positions; export it again with its geometry", code="broken_geometry"
+    )
+
+
+def _require_pixels(slices: Mapping[Path, _Header], folder: Path) -> None:
+    """Check what the headers claim before any pixel is read."""
+    for path, header in slices.items():
+        if _has(header, "SamplesPerPixel") and int(header.SamplesPerPixel) != 1:
+            raise ScanError(f"{folder}: voxels have {header.SamplesPerPixel} components, not one", code="not_a_volume")
+        bits = int(header.get("BitsAllocated") or 0)
+        if bits not in (8, 16, 32):
+            raise ScanError(f"{folder}: {path.name} has {bits} bits a pixel, not 8, 16 or 32")
+        rows, columns = int(header.Rows), int(header.Columns)
+        require_volume((columns, rows, len(slices)), np.dtype(f"i{bits // 8}"), folder)
+        compressed = UID(str(header.file_meta.TransferSyntaxUID)).is_compressed
+        require_backed(path, rows * columns * bits // 8, path.stat().st_size, compressed=compressed)
+
+
+def _ordered(slices: Mapping[Path, _Header], folder: Path) -> list[Path]:
     """Paths along the stack's normal, after checking that they form one regular, untilted grid."""
     sizes = {(int(h.Rows), int(h.Columns)) for h in slices.values()}
     orientations = {tuple(round(float(v), 3) for v in h.ImageOrientationPatient) for h in slices.values()}
     if len(sizes) > 1 or len(orientations) > 1:
-        raise ScanError(f"{folder}: slices of one series differ in size or orientation")
+        raise ScanError(f"{folder}: slices of one series differ in size or orientation", code="mixed_series")
     row, column = np.array(next(iter(slices.values())).ImageOrientationPatient, dtype=float).reshape(2, 3)
     normal = np.cross(row, column)
     positions = {p: np.array(h.ImagePositionPatient, dtype=float) for p, h in slices.items()}
+    if not np.isfinite([*positions.values(), normal]).all():
+        raise ScanError(f"{folder}: slice positions are not numbers; export the series again", code="broken_geometry")
     ordered = sorted(slices, key=lambda p: float(positions[p] @ normal))
     stack = np.array([positions[p] for p in ordered])
     _require_regular(stack @ normal, folder)
     shift = stack[-1] - stack[0]
     tilt_mm = float(np.linalg.norm(shift - (shift @ normal) * normal))
     if tilt_mm > _TILT_TOLERANCE_MM:
-        raise ScanError(f"{folder}: the stack is sheared by {tilt_mm:.1f} mm (gantry tilt); resample it first")
+        raise ScanError(
+            f"{folder}: the stack is sheared by {tilt_mm:.1f} mm (gantry tilt); resample it first", code="tilted"
+        )
     return ordered
 
 
@@ -110,7 +238,12 @@ def _require_regular(heights: NDArray[np.float64], folder: Path) -> None:
     gaps = np.diff(heights)
     typical = float(np.median(gaps))
     if (gaps < 1e-3).any():
-        raise ScanError(f"{folder}: two slices lie at one position; the series is doubled or mixed")
+        raise ScanError(
+            f"{folder}: two slices lie at one position; the series is doubled or mixed", code="duplicate_slices"
+        )
     if (np.abs(gaps - typical) > _GAP_TOLERANCE * typical).any():
         largest = float(gaps.max())
-        raise ScanError(f"{folder}: slices are missing; one gap is {largest:.2f} mm where {typical:.2f} is usual")
+        raise ScanError(
+            f"{folder}: slices are missing; one gap is {largest:.2f} mm where {typical:.2f} is usual",
+            code="missing_slices",
+        )

@@ -10,6 +10,11 @@ class CovsevError(ValueError):
 
     code = "error"
 
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        """An error with ``message``; ``code`` names the reason more closely than the class does."""
+        super().__init__(message)
+        self.code = code or type(self).code
+
 
 class ScanError(CovsevError):
     """A scan that cannot be read, or is not a chest CT volume."""
@@ -33,3 +38,9 @@ class BundleError(CovsevError):
     """A bundle folder, its configuration or its weights are missing or broken."""
 
     code = "bundle"
+
+
+class WorkerError(CovsevError):
+    """A process that should assess scans could not be started, or a cluster could not be reached."""
+
+    code = "worker"

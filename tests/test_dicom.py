@@ -8,7 +8,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from covsev import dicom
 from covsev.errors import ScanError
@@ -159,31 +165,98 @@ def test_files_that_are_no_slices_are_skipped(tmp_path):
     report.Modality = "SR"
     save([report, *series], tmp_path)
     (tmp_path / "README").write_text("notes")
-    (tmp_path / "empty.dcm").touch()
     (tmp_path / "sub").mkdir()
     np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 1024)
 
 
-@pytest.mark.parametrize("modality", ["MR", "PT", "OT"])
-def test_other_modalities_are_no_scans(tmp_path, modality):
-    series = ct_series()
-    for dataset in series:
-        dataset.Modality = modality
-    save(series, tmp_path)
-    assert find_scans(tmp_path) == []
-    refused(tmp_path, rf"series {UID} has 0 CT slices; a volume needs more")
-
-
-@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns"])
-def test_slices_without_geometry_are_no_scans(tmp_path, tag):
-    series = ct_series()
-    for dataset in series:
-        setattr(dataset, tag, None)
-    save(series, tmp_path)
+@pytest.mark.parametrize("sop_class", [SecondaryCaptureImageStorage, "1.2.840.10008.5.1.4.1.1.7.4"])
+def test_pictures_of_reports_are_no_scans(tmp_path, sop_class):
+    capture = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0), uid=f"{UID}.2")
+    capture.SOPClassUID = sop_class
+    save([capture], tmp_path)
     assert find_scans(tmp_path) == []
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def only_scan_is_refused(folder, code, message):
+    """What is no CT is found all the same, so that a batch can say why it has no result."""
+    (source,) = find_scans(folder)
+    with pytest.raises(ScanError, match=message) as caught:
+        load_scan(source)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("modality", ["MR", "PT", "OT"])
+def test_other_modalities_are_named(tmp_path, modality):
+    series = ct_series()
+    for dataset in series:
+        dataset.Modality = modality
+    save(series, tmp_path)
+    only_scan_is_refused(tmp_path, "wrong_modality", f"series {UID} is {modality}, not CT")
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient"])
+def test_slices_without_geometry_are_refused(tmp_path, tag):
+    series = ct_series()
+    for dataset in series:
+        setattr(dataset, tag, None)
+    save(series, tmp_path)
+    only_scan_is_refused(tmp_path, "broken_geometry", f"series {UID} has no slice positions")
+
+
+def test_multi_frame_ct_is_named(tmp_path):
+    enhanced = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0))
+    enhanced.SOPClassUID, enhanced.NumberOfFrames = EnhancedCTImageStorage, 40
+    del enhanced.ImagePositionPatient, enhanced.ImageOrientationPatient
+    save([enhanced], tmp_path)
+    only_scan_is_refused(tmp_path, "multi_frame", "all slices in one file; convert it to NIfTI first")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 128 + b"DICM" + b"\xff" * 40], ids=["empty", "noise"])
+def test_damaged_files_are_counted(tmp_path, content):
+    for number in range(3):
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+    only_scan_is_refused(tmp_path, "unreadable", r"3 DICOM files cannot be read, the first is 0\.dcm; copy them again")
+
+
+def test_a_damaged_file_beside_a_series_is_a_scan_of_its_own(tmp_path):
+    save(ct_series(), tmp_path)
+    (tmp_path / "cut.dcm").write_bytes((tmp_path / "003.dcm").read_bytes()[:200])
+    damaged, series = find_scans(tmp_path)
+    assert (damaged.series_uid, series.series_uid) == (dicom.UNREADABLE, UID)
+    assert load_scan(series).hu.shape == SHAPE
+
+
+def test_a_directory_of_dicom_files_is_no_damaged_file(tmp_path):
+    save(ct_series(), tmp_path)
+    directory = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0))
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    del directory.SeriesInstanceUID, directory.Rows
+    directory.save_as(tmp_path / "DICOMDIR", enforce_file_format=False)
+    assert [source.series_uid for source in find_scans(tmp_path)] == [UID]
+
+
+def changed(tag, value):
+    series = ct_series()
+    for dataset in series:
+        setattr(dataset, tag, value)
+    return series
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "code", "message"),
+    [
+        ("SamplesPerPixel", 3, "not_a_volume", "voxels have 3 components, not one"),
+        ("BitsAllocated", 12, "unreadable", "000.dcm has 12 bits a pixel, not 8, 16 or 32"),
+        ("Rows", 60000, "unreadable", "claims 2400000 bytes of voxels"),
+        ("ImagePositionPatient", ["1e400", "0", "0"], "broken_geometry", "slice positions are not numbers"),
+    ],
+)
+def test_headers_that_lie_are_refused_before_pixels_are_read(tmp_path, tag, value, code, message):
+    save(changed(tag, value), tmp_path)
+    only_scan_is_refused(tmp_path, code, message)
 
 
 def test_one_slice_is_no_volume(tmp_path):
@@ -257,12 +330,28 @@ def test_headers_are_written_as_the_standard_has_them(tmp_path):
     np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "002.dcm").pixel_array, stored_volume()[:, :, 2].T)
 
 
-def test_a_header_that_cannot_be_decoded_is_no_slice(tmp_path, monkeypatch):
+def test_a_value_that_is_no_number_is_refused(tmp_path):
     """pydicom decodes values when they are read, and raises anything."""
     save(ct_series(), tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"-10.0\\-20.0", b"-x0.0\\-20.0"))
+    only_scan_is_refused(tmp_path, "unreadable", "cannot be read .*-x0.0")
 
-    def broken(_):
+
+def test_a_value_that_cannot_be_decoded_counts_as_absent(tmp_path, monkeypatch):
+    def broken(*_):
         raise ZeroDivisionError("odd value")
 
-    monkeypatch.setattr("covsev.dicom._describes_ct_slice", broken)
-    assert find_scans(tmp_path) == []
+    save(ct_series(), tmp_path)
+    monkeypatch.setattr(pydicom.Dataset, "get", broken)
+    only_scan_is_refused(tmp_path, "unreadable", "6 DICOM files cannot be read")
+
+
+# ---- identifiers -------------------------------------------------------------------------------------------------
+
+
+def test_identifiers_are_read_only_when_asked_for(tmp_path):
+    save(changed("PatientName", "Doe^Jane"), tmp_path)
+    identifiers = dicom.read_identifiers(tmp_path, UID)
+    assert identifiers == {"PatientName": "Doe^Jane", "StudyInstanceUID": f"{UID}.9", "SeriesInstanceUID": UID}
+    assert dicom.read_identifiers(tmp_path, "1.2.3") == {}

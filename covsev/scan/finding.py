@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from covsev.labels import OUTPUT_SUFFIXES
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MAX_CASE_BYTES = 160  # file names may have 255, and covsev adds prefixes and suffixes
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class ScanSource:
     Attributes:
         case: name, unique among the scans found with it.
         path: file, or folder of a DICOM series.
-        series_uid: which series of that folder.
+        series_uid: which series of that folder; ``""`` stands for DICOM files whose series cannot be told.
     """
 
     case: str
@@ -35,21 +39,22 @@ class ScanSource:
 def find_scans(root: Path) -> list[ScanSource]:
     """All scans at or below ``root``: NIfTI, NRRD, MetaImage, and DICOM series.
 
-    covsev's own outputs and hidden files are left out. Case names come from the paths relative to ``root``
-    and are unique. Symbolic links to folders are not followed, so loops do no harm.
+    What looks like a scan but cannot be one (a broken file, a series of another modality) is found too: reading
+    it says why not. covsev's own outputs and hidden files are left out. Case names come from the paths relative
+    to ``root`` and are unique. Symbolic links to folders are not followed, so loops do no harm.
 
     Raises:
         ScanError: if ``root`` does not exist.
     """
     root = Path(root)
     if not root.exists():
-        raise ScanError(f"{root}: no such file or folder")
+        raise ScanError(f"{root}: no such file or folder", code="missing")
     found = list(_find_file(root) if root.is_file() else _find_below(root))
     return with_unique_cases(found, root)
 
 
 def _find_file(path: Path) -> Iterator[ScanSource]:
-    if suffix_of(path) or not _is_dicom(path):
+    if suffix_of(path) or not may_be_dicom(path):
         yield ScanSource("", path)
         return
     from covsev import dicom
@@ -58,19 +63,21 @@ def _find_file(path: Path) -> Iterator[ScanSource]:
 
 
 def _find_below(root: Path) -> Iterator[ScanSource]:
-    for folder, subfolders, names in os.walk(root):
+    closed: list[Path] = []
+    for folder, subfolders, names in os.walk(root, onerror=lambda error: closed.append(Path(str(error.filename)))):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         paths = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
         for path in paths:
             if suffix_of(path) and not path.name.endswith(OUTPUT_SUFFIXES):
                 yield ScanSource("", path)
         # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
-        dicom_paths = [path for path in paths if not suffix_of(path) and _is_dicom(path)]
+        dicom_paths = [path for path in paths if not suffix_of(path) and may_be_dicom(path)]
         if dicom_paths:
             from covsev import dicom
 
             for uid in dicom.series_in(dicom_paths):
                 yield ScanSource("", Path(folder), uid)
+    yield from (ScanSource("", path) for path in closed)
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
@@ -79,7 +86,12 @@ def suffix_of(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
     return max((suffix for suffix in suffixes if name.endswith(suffix)), key=len, default="")
 
 
-def _is_dicom(path: Path) -> bool:
+def may_be_dicom(path: Path) -> bool:
+    """Whether a file bears the mark of DICOM, or is at least called so; pipes and devices are not opened."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
@@ -90,19 +102,23 @@ def _is_dicom(path: Path) -> bool:
 def with_unique_cases(
     found: list[ScanSource], root: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES
 ) -> list[ScanSource]:
-    """Name each source by its path relative to ``root``; add the suffix, then a number, where names collide."""
+    """Name each source by its path relative to ``root``; add the suffix, then a number, where names collide.
+
+    Names that differ in case alone collide, for file systems that do not tell them apart.
+    """
     several_series = Counter(source.path for source in found)
     short = [_case_name(source, root, suffixes, several_series[source.path] > 1) for source in found]
-    collisions = Counter(short)
-    cases, used = [], set()
+    collisions = Counter(name.casefold() for name in short)
+    cases: list[str] = []
+    used: set[str] = set()
     for source, name in zip(found, short, strict=True):
         suffix = suffix_of(source.path, suffixes)
-        if collisions[name] > 1 and suffix:
+        if collisions[name.casefold()] > 1 and suffix:
             name += suffix.replace(".", "_")
         unique, number = name, 2
-        while unique in used:
+        while unique.casefold() in used:
             unique, number = f"{name}_{number}", number + 1
-        used.add(unique)
+        used.add(unique.casefold())
         cases.append(unique)
     return [ScanSource(case, s.path, s.series_uid) for case, s in zip(cases, found, strict=True)]
 
@@ -110,10 +126,13 @@ def with_unique_cases(
 def _case_name(source: ScanSource, root: Path, suffixes: tuple[str, ...], one_of_several: bool) -> str:
     path = source.path
     relative = Path(path.name) if path == root else path.relative_to(root)
-    text = relative.as_posix()
+    text = unicodedata.normalize("NFC", relative.as_posix())
     suffix = suffix_of(path, suffixes)
-    text = text[: -len(suffix)] if suffix and path.is_file() else text
+    text = text[: -len(suffix)] if suffix and not path.is_dir() else text
     if one_of_several and source.series_uid:
         text += "_" + source.series_uid.rsplit(".", 1)[-1]
-    safe = re.sub(r"[^\w.-]+", "_", text.replace("/", "_")).strip("._")
-    return safe or "scan"
+    safe = re.sub(r"[^\w.-]+", "_", text.replace("/", "_")).strip("._-") or "scan"
+    if len(safe.encode()) <= _MAX_CASE_BYTES:
+        return safe
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+    return safe.encode()[:_MAX_CASE_BYTES].decode(errors="ignore") + "_" + digest

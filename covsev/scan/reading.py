@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.errors import CovsevError, ScanError
+from covsev.scan.claims import require_backed, require_honest_header
 from covsev.scan.finding import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ScanSource, find_scans, suffix_of
-from covsev.scan.volume import Scan, make_scan
+from covsev.scan.volume import Scan, make_scan, require_volume
 
 
 def load_scan(source: ScanSource | Path | str) -> Scan:
@@ -34,21 +36,28 @@ def load_scan(source: ScanSource | Path | str) -> Scan:
 
 def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     path = source.path
-    if source.series_uid is not None:
-        from covsev import dicom
-
-        return *from_sitk(dicom.read_series(path, source.series_uid), name=str(path)), None
-    if not path.is_file():
-        raise ScanError(f"{path}: no such file")
-    suffix = suffix_of(path)
-    if not suffix:
-        raise ScanError(f"{path}: not a scan; expected one of {', '.join(VOLUME_SUFFIXES)} or a DICOM folder")
     try:
-        return _read_nifti(path) if suffix in NIFTI_SUFFIXES else (*_read_itk(path), None)
-    except CovsevError:
+        if source.series_uid is not None:
+            from covsev import dicom
+
+            return *from_sitk(dicom.read_series(path, source.series_uid), name=str(path)), None
+        _require_file(path)
+        return _read_nifti(path) if suffix_of(path) in NIFTI_SUFFIXES else (*_read_itk(path), None)
+    except (CovsevError, MemoryError):
         raise
     except Exception as error:  # readers raise anything on broken files; the cause stays attached
         raise ScanError(f"{path}: cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise ScanError(f"{path}: the folder cannot be read; check its permissions")
+    if path.exists() and not path.is_file():
+        raise ScanError(f"{path}: not a regular file")
+    if not path.is_file():
+        raise ScanError(f"{path}: no such file", code="missing")
+    if not suffix_of(path):
+        raise ScanError(f"{path}: not a scan; expected one of {', '.join(VOLUME_SUFFIXES)} or a DICOM folder")
 
 
 def _first_line(error: Exception) -> str:
@@ -56,17 +65,25 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
-    image = nib.load(path)
+    image = nib.load(path, mmap=False)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise ScanError(f"{path}: cannot be read (it is {type(image).__name__}, not NIfTI)")
+    shape, dtype = image.shape, image.header.get_data_dtype()
+    require_volume(shape, dtype, path)
+    compressed = path.suffix.lower() == ".gz"
+    require_backed(path, math.prod(shape) * dtype.itemsize, path.stat().st_size, compressed=compressed)
     slope, intercept = image.dataobj.slope, image.dataobj.inter  # type: ignore[attr-defined]
     raw = np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
-    if (slope, intercept) != (1, 0) and raw.dtype.kind in "iuf":
-        raw = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    return raw, image.affine, image.header  # type: ignore[attr-defined]
+    if (slope, intercept) != (1, 0):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes padding
+            raw = raw.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    return raw, image.affine, image.header
 
 
 def _read_itk(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     import SimpleITK as sitk
 
+    require_honest_header(path)
     return from_sitk(sitk.ReadImage(str(path)), name=str(path))
 
 
@@ -79,7 +96,9 @@ def from_sitk(image: Any, *, name: str = "image") -> tuple[NDArray[Any], NDArray
     import SimpleITK as sitk
 
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ScanError(f"{name}: voxels have {image.GetNumberOfComponentsPerPixel()} components, not one")
+        raise ScanError(
+            f"{name}: voxels have {image.GetNumberOfComponentsPerPixel()} components, not one", code="not_a_volume"
+        )
     array = sitk.GetArrayFromImage(image).transpose()
     affine = np.eye(4)
     axes = image.GetDimension()

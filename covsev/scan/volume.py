@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ _GRID_TOLERANCE_MM = 1e-3
 _MIN_SIDE_VOXELS = 16
 _MIN_SLICES = 3
 _MAX_VOXELS = 2**31
+_SPACING_MM = (0.05, 50.0)
+_MAX_SIDE_MM = 2500.0
+_MIN_SQUARENESS = 0.5
+"""Least volume that the axes' unit vectors may span: 1 at right angles, 0.87 at a gantry tilt of 30 degrees."""
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -72,27 +77,60 @@ def make_scan(
         header: NIfTI header whose spatial codes label maps should keep.
 
     Raises:
-        ScanError: if ``hu`` is not a volume of real numbers or ``affine`` cannot be inverted.
+        ScanError: if ``hu`` is not a volume of real numbers, ``affine`` is not that of a chest scan, or ``case`` is
+            a path.
     """
     hu = np.asanyarray(hu)
     while hu.ndim > 3 and hu.shape[-1] == 1:
         hu = hu[..., 0]
-    _require_volume(hu, source)
+    require_volume(hu.shape, hu.dtype, source)
+    if Path(case).name != case:
+        raise ScanError(f"{source}: case name {case!r} must not be a path; it becomes part of file names")
     affine = np.asarray(affine, dtype=np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ScanError(f"{source}: the affine cannot be inverted; repair the header's geometry")
+    _require_geometry(affine, hu.shape, source)
     return Scan(_as_hu(hu, source), affine, case, Path(source), header)
 
 
-def _require_volume(hu: NDArray[Any], source: Path | str) -> None:
-    if hu.dtype.names or np.issubdtype(hu.dtype, np.complexfloating) or hu.dtype.kind not in "iufb":
-        raise ScanError(f"{source}: voxels are {hu.dtype}, not single numbers; convert colour images to HU first")
-    if hu.ndim != 3:
-        raise ScanError(f"{source}: expected a 3-D volume, got shape {hu.shape}")
-    if min(hu.shape) < _MIN_SLICES or sorted(hu.shape)[1] < _MIN_SIDE_VOXELS:
-        raise ScanError(f"{source}: shape {hu.shape} is too small for a chest scan")
-    if hu.size > _MAX_VOXELS:
-        raise ScanError(f"{source}: shape {hu.shape} is larger than 2^31 voxels; crop or resample it first")
+def require_volume(shape: tuple[int, ...], dtype: np.dtype[Any], source: Path | str) -> None:
+    """Check that voxels of ``shape`` and ``dtype`` can be a chest CT; a reader calls it before it takes memory.
+
+    Raises:
+        ScanError: naming ``source`` and what is wrong.
+    """
+    if dtype.names or dtype.kind not in "iufb":
+        raise ScanError(
+            f"{source}: voxels are {dtype}, not single numbers; convert colour images to HU first", code="not_a_volume"
+        )
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise ScanError(f"{source}: expected a 3-D volume, got shape {shape}", code="not_a_volume")
+    if min(shape) < _MIN_SLICES or sorted(shape)[1] < _MIN_SIDE_VOXELS:
+        raise ScanError(f"{source}: shape {shape} is too small for a chest scan", code="not_a_volume")
+    if math.prod(shape) > _MAX_VOXELS:
+        raise ScanError(
+            f"{source}: shape {shape} is larger than 2^31 voxels; crop or resample it first", code="too_large"
+        )
+
+
+def _require_geometry(affine: NDArray[np.float64], shape: tuple[int, ...], source: Path | str) -> None:
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ScanError(
+            f"{source}: the affine cannot be inverted; repair the header's geometry", code="broken_geometry"
+        )
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = _SPACING_MM
+    if spacing_mm.min() < low or spacing_mm.max() > high or (spacing_mm * shape).max() > _MAX_SIDE_MM:
+        sides = " x ".join(f"{side:.4g}" for side in spacing_mm)
+        raise ScanError(
+            f"{source}: voxels of {sides} mm in shape {shape} are no chest scan's; repair the header's geometry",
+            code="broken_geometry",
+        )
+    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < _MIN_SQUARENESS:
+        raise ScanError(
+            f"{source}: the grid's axes are far from right angles; resample it to a straight grid first",
+            code="broken_geometry",
+        )
 
 
 def _as_hu(hu: NDArray[Any], source: Path | str) -> NDArray[Any]:
@@ -102,7 +140,7 @@ def _as_hu(hu: NDArray[Any], source: Path | str) -> NDArray[Any]:
     if hu.dtype.kind == "f":
         finite = np.isfinite(hu)
         if not finite.any():
-            raise ScanError(f"{source}: no voxel has a finite value")
+            raise ScanError(f"{source}: no voxel has a finite value", code="no_values")
         hu = hu if finite.all() else np.where(finite, hu, PADDING_HU)
     info = np.iinfo(np.int16)
     if hu.min() >= info.min and hu.max() <= info.max:
