@@ -15,7 +15,7 @@ from pathlib import Path
 
 from covsev.lesion_model import load_model
 from covsev.options import DEFAULT_BUNDLE
-from covsev.training.evaluation import evaluate_slices, print_summary
+from covsev.training.evaluation import evaluate_records, groups_of, print_summary
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
 from covsev.training.metrics import write_metrics
@@ -43,8 +43,8 @@ def main() -> None:
             train(options.bundle, options.manifest, options.dataset_dir, folder, fold)
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
         model = load_model(options.bundle, checkpoint=folder / "model.pt")
-        cases |= evaluate_slices(model, records)
-        groups |= {Path(record["image"]).name: record["group"] for record in records}
+        cases |= evaluate_records(model, records)
+        groups |= groups_of(records)
     print_summary(write_metrics(options.output / "metrics.csv", cases, groups=groups))
 
 

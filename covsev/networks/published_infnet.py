@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from covsev.networks.backbones import fold_rgb_stem
+from covsev.networks.backbones import RGB_MEAN, RGB_STD, fold_rgb_stem
 from covsev.networks.infnet import InfNet
-from covsev.networks.backbones import RGB_MEAN, RGB_STD
 
 _PUBLISHED_DEAD = "resnet.fc."  # the published network carries an unused ImageNet classifier
 

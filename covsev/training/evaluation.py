@@ -1,9 +1,8 @@
-"""How well a bundle's network does on labelled slices, by the path that serves them."""
+"""How well a bundle's network does on labelled slices and volumes, by the path that serves them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +12,73 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from covsev.lesion_model import LesionModel
-from covsev.lesions import segment_slice, slice_probability
+from covsev.lesions import segment_lesions, segment_slice, slice_probability
 from covsev.training.metrics import CaseMetrics, case_metrics, legacy_infnet, lesion_metrics, write_metrics
+from covsev.training.records import stem_of
+from covsev.training.volumes import LabelledVolume, VolumeSlicing, is_picture, lungs_of
+
+Record = Mapping[str, Any]
 
 
-def evaluate_slices(
-    model: LesionModel, records: Sequence[Mapping[str, Any]], *, true_prior: bool = False
+def evaluate_records(
+    model: LesionModel, records: Sequence[Record], *, true_prior: bool = False
 ) -> dict[str, dict[str, CaseMetrics]]:
-    """Metrics on every slice, at the slice's own size.
+    """Metrics of every slice at its own size, and of every volume as a whole, by the path that serves them.
 
     Args:
         model: see :func:`covsev.lesion_model.load_model`; its threshold is used.
-        records: of :func:`covsev.training.manifests.load_datalist`.
-        true_prior: give a multi network the radiologist's infection mask as prior.
+        records: of :func:`covsev.training.manifests.load_datalist`; slices, slices of a stack, or volumes.
+        true_prior: give a multi network the radiologist's infection mask as prior; for slices only.
 
     Returns:
-        for each image's name: of a single network ``infection`` at the model's threshold and
-        ``infection_legacy`` by the protocol of the public Inf-Net evaluation; of a multi network
-        ``infection``, ``ground_glass`` and ``consolidation``.
+        for each image's name: of a single network ``infection`` at the model's threshold and, of a slice,
+        ``infection_legacy`` by the protocol of the public Inf-Net evaluation; of a multi network ``infection``,
+        ``ground_glass`` and ``consolidation``.
+
+    Raises:
+        ValueError: if ``true_prior`` is asked for a volume, or a record lacks the labels that are needed.
     """
-    evaluate = _infection if model.prior is None else partial(_lesions, true_prior=true_prior)
-    return {Path(record["image"]).name: evaluate(model, record) for record in records}
+    cut = VolumeSlicing(model.preprocessing.hu_window, model.preprocessing.lung_margin_mm)
+    cases = {}
+    for record in records:
+        if is_picture(record) or "slice" in record:
+            (item,) = cut([record])
+            cases[_name(record)] = _slice_metrics(model, item, true_prior)
+        elif true_prior:
+            raise ValueError(f"{record['image']}: the true prior is for slices, and this is a volume")
+        else:
+            cases[_name(record)] = _volume_metrics(model, cut.load(record))
+    return cases
 
 
-def _infection(model: LesionModel, record: Mapping[str, Any]) -> dict[str, CaseMetrics]:
-    reference = read_grey(record["infection"]) > 127
-    probability = slice_probability(read_grey(record["image"]), model)[0]
+def _name(record: Record) -> str:
+    path = Path(record["image"])
+    return f"{stem_of(path)}_{record['slice']:04d}" if "slice" in record else path.name
+
+
+def _slice_metrics(model: LesionModel, record: Record, true_prior: bool) -> dict[str, CaseMetrics]:
+    grey = read_grey(record["image"])
+    if model.prior is not None:
+        reference = read_labels(record["lesions"])
+        prior = reference > 0 if true_prior else None
+        return lesion_metrics(segment_slice(grey, model, prior=prior), reference)
+    infected = read_grey(record["infection"]) > 127
+    probability = slice_probability(grey, model)[0]
     return {
-        "infection": case_metrics(probability, reference, threshold=model.postprocessing.threshold),
-        "infection_legacy": legacy_infnet(probability, reference),
+        "infection": case_metrics(probability, infected, threshold=model.postprocessing.threshold),
+        "infection_legacy": legacy_infnet(probability, infected),
     }
 
 
-def _lesions(model: LesionModel, record: Mapping[str, Any], *, true_prior: bool) -> dict[str, CaseMetrics]:
-    with Image.open(record["lesions"]) as image:
-        reference = np.asarray(image)
-    prior = reference > 0 if true_prior else None
-    return lesion_metrics(segment_slice(read_grey(record["image"]), model, prior=prior), reference)
+def _volume_metrics(model: LesionModel, volume: LabelledVolume) -> dict[str, CaseMetrics]:
+    kind = "infection" if model.prior is None else "lesions"
+    if kind not in volume.labels:
+        raise ValueError(f"{volume.scan.source}: it has no {kind} labels to compare with")
+    lungs = lungs_of(volume).astype(np.uint8)
+    found = segment_lesions(volume.scan, lungs, model)
+    if model.prior is not None:
+        return lesion_metrics(found.labels, volume.labels["lesions"])
+    return {"infection": case_metrics(found.labels > 0, volume.labels["infection"])}
 
 
 def evaluate_to_csv(
@@ -58,16 +87,20 @@ def evaluate_to_csv(
     """Evaluate, write ``metrics.csv`` into ``output_dir`` and print its summary; returns the table.
 
     Args:
-        model, records, true_prior: see :func:`evaluate_slices`.
+        model, records, true_prior: see :func:`evaluate_records`.
         output_dir: made if it does not exist.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {Path(record["image"]).name: record["group"] for record in records}
-    cases = evaluate_slices(model, records, true_prior=true_prior)
-    table = write_metrics(folder / "metrics.csv", cases, groups=groups)
+    cases = evaluate_records(model, records, true_prior=true_prior)
+    table = write_metrics(folder / "metrics.csv", cases, groups=groups_of(records))
     print_summary(table)
     return table
+
+
+def groups_of(records: Sequence[Record]) -> dict[str, Any]:
+    """The patient of each record, by the name that :func:`evaluate_records` gives it."""
+    return {_name(record): record["group"] for record in records}
 
 
 def print_summary(table: pd.DataFrame) -> None:
@@ -76,7 +109,17 @@ def print_summary(table: pd.DataFrame) -> None:
     print(summary.transpose().to_string(float_format="%.4f"))
 
 
-def read_grey(path: str | Path) -> NDArray[np.uint8]:
-    """An image file as 8-bit grey (H, W)."""
-    with Image.open(path) as image:
+def read_grey(picture: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A PNG or JPG file as 8-bit grey (H, W); an array is returned as it is."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    with Image.open(picture) as image:
         return np.asarray(image.convert("L"))
+
+
+def read_labels(picture: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A PNG file's label numbers (H, W), of palette images too; an array is returned as it is."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    with Image.open(picture) as image:
+        return np.asarray(image)

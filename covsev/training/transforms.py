@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.data import PILReader
+from monai.data import MetaTensor, PILReader
 from monai.transforms import (
     AsDiscreted,
     Compose,
     ConcatItemsd,
     EnsureChannelFirstd,
-    LoadImaged,
+    LoadImage,
     MapTransform,
     RandAdjustContrastd,
     RandAffined,
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from covsev.labels import LESIONS
 from covsev.lesion_model import resize_slices
+from covsev.training.records import SLICE_SUFFIXES
 
 GREY = 0.5
 """Value of the grey cutout, in the middle of the image's range."""
@@ -111,11 +113,42 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
+class LoadSliced(MapTransform):
+    """Read PNG and JPG files as (H, W) float tensors, rows first; slices of volumes are arrays already.
+
+    Args:
+        keys: keys of the paths or arrays, see :class:`covsev.training.volumes.VolumeSlicing`.
+        converter: applied to each picture that is read.
+    """
+
+    def __init__(self, keys: KeysCollection, converter: Callable[[Image.Image], Image.Image] | None = None):
+        super().__init__(keys)
+        reader = PILReader(converter=converter, reverse_indexing=False)
+        self.load = LoadImage(reader=reader, image_only=True)  # type: ignore[arg-type]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace paths and arrays by tensors.
+
+        Raises:
+            ValueError: if a path is not that of a picture.
+        """
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            loaded[key] = self._read(data[key])
+        return loaded
+
+    def _read(self, value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return MetaTensor(torch.as_tensor(value, dtype=torch.float32))
+        if not str(value).lower().endswith(SLICE_SUFFIXES):
+            raise ValueError(f"{value}: not a PNG or JPG file; volumes have to go through VolumeSlicing first")
+        return self.load(value)
+
+
 def load_slices(keys: Sequence[str] = ("image", "infection")) -> list[Any]:
     """Read 8-bit slices as (1, H, W) float tensors in [0, 1], rows first."""
-    reader = PILReader(converter=_grey, reverse_indexing=False)
     return [
-        LoadImaged(keys=keys, reader=reader, image_only=True),  # type: ignore[arg-type]
+        LoadSliced(keys=keys, converter=_grey),
         EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
         ScaleIntensityRanged(keys=keys, a_min=0, a_max=255, b_min=0, b_max=1, clip=True),
     ]
@@ -131,7 +164,7 @@ def infection_training(size: Sequence[int]) -> Compose:
         size: (height, width) of the network's grid, square, because slices are turned by 90 degrees.
 
     Returns:
-        transform from ``{"image": path, "infection": path}`` to ``{"image": (1, H, W) in [0, 1],
+        transform from ``{"image": path or array, "infection": path or array}`` to ``{"image": (1, H, W) in [0, 1],
         "label": (2, H, W)}``; the label's channels are infection and edge.
 
     Raises:
@@ -197,7 +230,7 @@ def lesion_training(size: Sequence[int]) -> Compose:
 def load_label_maps(key: str) -> list[Any]:
     """Read label numbers, palette images included, as a (1, H, W) float tensor, rows first."""
     return [
-        LoadImaged(keys=key, reader=PILReader(reverse_indexing=False), image_only=True),  # type: ignore[arg-type]
+        LoadSliced(keys=key),
         EnsureChannelFirstd(keys=key, channel_dim="no_channel"),
     ]
 
