@@ -124,8 +124,8 @@ class VolumeSlicing:
 
     def _slice(self, record: Record, volume: LabelledVolume, box: tuple[slice, ...], level: int) -> dict[str, Any]:
         low, high = self.hu_window
-        grey = (volume.scan.hu[*box, level] - low) * (255 / (high - low))
-        planes = {key: labels[*box, level].astype(np.uint8) for key, labels in volume.labels.items()}
+        grey = (volume.scan.hu[box[0], box[1], level] - low) * (255 / (high - low))
+        planes = {key: labels[box[0], box[1], level].astype(np.uint8) for key, labels in volume.labels.items()}
         if "infection" in planes:
             planes["infection"] *= 255
         rest = {key: value for key, value in record.items() if key not in ("edge", "lungs", *LABEL_KEYS)}
