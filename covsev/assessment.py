@@ -19,7 +19,7 @@ from covsev.quality import Flag
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
 from covsev.scan import Scan, save_labels, save_probability
-from covsev.severity import SeverityReport, measure
+from covsev.severity import SeverityReport, measure, withhold
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,9 @@ def assess(scan: Scan, model: LesionModel, options: Options | None = None) -> As
         lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=options.restrict_to_lungs)
     with watch.stage("severity"):
         report = measure(scan, lungs.labels, lobes.labels, lesions.labels, noise_floor_ml=options.noise_floor_ml)
-        flags = quality.check(scan, lungs, lobes, report.regions)
+        flags = quality.check(scan, lungs, lobes, lesions.labels, report.regions)
+        failure = quality.failure(flags)
+        report = withhold(report, failure) if failure else report
     return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds)
 
 

@@ -1,41 +1,39 @@
-"""Checks of input and result: each finding has a level, a code for tables and a sentence for readers."""
+"""Checks of input and result: each finding has a level, a code for tables, a sentence for readers, and its numbers.
+
+A ``fail`` stops the scores, never the masks. What is checked, and with which limits, is data in
+:mod:`covsev.quality_table`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from covsev.anatomy.lobes import LobeSegmentation
-from covsev.anatomy.lungs import LungSegmentation
 from covsev.labels import LEFT_LUNG, LUNGS, RIGHT_LUNG
-from covsev.scan import Scan, canonical_spacing_mm, to_canonical
+from covsev.quality_scan import check_geometry, check_scan
+from covsev.quality_table import FAIL, PASS, WARN, Flag, limits, make_flag
+from covsev.scan import Scan, to_canonical
 from covsev.severity import RegionMeasures
 
-PASS, WARN, FAIL = "pass", "warn", "fail"
+if TYPE_CHECKING:  # SimpleITK takes a moment to import, and masks made elsewhere do not need it
+    from covsev.anatomy.lobes import LobeSegmentation
+    from covsev.anatomy.lungs import LungSegmentation
 
-_LUNG_ML = (500.0, 5000.0)
-_LEFT_RIGHT_RATIO = (0.5, 1.5)
-_THICK_SLICE_MM = 5.0
-_FEW_SLICES = 20
-_LUNG_MEAN_HU = (-950.0, -300.0)
-_MUCH_RECOVERED_PCT = 10.0
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One finding.
-
-    Attributes:
-        level: ``warn`` (look at it) or ``fail`` (do not use the numbers).
-        code: short stable name.
-        text: what was found, with its numbers.
-    """
-
-    level: str
-    code: str
-    text: str
+__all__ = [
+    "FAIL",
+    "PASS",
+    "WARN",
+    "Flag",
+    "check",
+    "check_geometry",
+    "check_masks",
+    "check_scan",
+    "failure",
+    "worst_level",
+]
 
 
 def worst_level(flags: tuple[Flag, ...]) -> str:
@@ -44,72 +42,149 @@ def worst_level(flags: tuple[Flag, ...]) -> str:
     return FAIL if FAIL in levels else WARN if WARN in levels else PASS
 
 
+def failure(flags: tuple[Flag, ...]) -> str | None:
+    """Why there is no score: the failed checks in words; ``None`` if none failed."""
+    failed = [f"{flag.code} ({flag.text})" for flag in flags if flag.level == FAIL]
+    return f"quality check failed: {'; '.join(failed)}" if failed else None
+
+
 def check(
-    scan: Scan, lungs: LungSegmentation, lobes: LobeSegmentation, regions: Mapping[str, RegionMeasures]
+    scan: Scan,
+    lungs: LungSegmentation,
+    lobes: LobeSegmentation,
+    lesions: NDArray[np.uint8],
+    regions: Mapping[str, RegionMeasures],
 ) -> tuple[Flag, ...]:
-    """All findings on one scan and its masks."""
+    """All findings on one scan and its masks.
+
+    Args:
+        scan: the scan.
+        lungs, lobes: as segmented.
+        lesions: (X, Y, Z) labels.
+        regions: measures by region name.
+    """
     return (
-        *_check_scan(scan),
-        *_check_borders(scan, lungs),
+        *check_scan(scan, lungs.labels),
+        *check_masks(scan, lungs.labels, lobes.labels, lesions, regions),
         *_check_lungs(lungs, regions),
         *_check_lobes(lobes),
     )
 
 
-def _check_scan(scan: Scan) -> list[Flag]:
-    spacing_z = canonical_spacing_mm(scan)[2]
-    slices = to_canonical(scan.hu, scan.affine).shape[2]
-    flags = []
-    if spacing_z > _THICK_SLICE_MM:
-        flags.append(Flag(WARN, "thick_slices", f"slices are {spacing_z:.1f} mm apart; small lesions may be missed"))
-    if scan.header is not None and not (scan.header["sform_code"] or scan.header["qform_code"]):
-        text = "the header does not say how the patient lies: right and left may be swapped"
-        flags.append(Flag(WARN, "no_orientation", text))
-    if slices < _FEW_SLICES:
-        flags.append(Flag(WARN, "few_slices", f"only {slices} slices"))
-    return flags
+# ---- the masks ---------------------------------------------------------------------------------------------------
 
 
-def _check_borders(scan: Scan, lungs: LungSegmentation) -> list[Flag]:
-    labels = to_canonical(lungs.labels, scan.affine) > 0
+def check_masks(
+    scan: Scan,
+    lungs: NDArray[np.uint8],
+    lobes: NDArray[np.uint8],
+    lesions: NDArray[np.uint8],
+    regions: Mapping[str, RegionMeasures],
+) -> tuple[Flag, ...]:
+    """Findings on masks, however they were made.
+
+    Args:
+        scan: the scan, or only its grid.
+        lungs, lobes, lesions: (X, Y, Z) labels.
+        regions: measures by region name.
+    """
+    sides = to_canonical(lungs, scan.affine)
+    return (
+        *_borders(sides),
+        *_sides(sides),
+        *_volumes(regions),
+        *_overlaps(lungs, lobes, lesions, scan.voxel_ml),
+    )
+
+
+def _borders(sides: NDArray[np.uint8]) -> Iterator[Flag]:
     borders = {
-        "cut_at_top": labels[:, :, -1],
-        "cut_at_bottom": labels[:, :, 0],
-        "cut_at_side": np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()]),
+        "cut_at_top": (sides[:, :, -1],),
+        "cut_at_bottom": (sides[:, :, 0],),
+        "cut_at_side": (sides[0], sides[-1], sides[:, 0], sides[:, -1]),
     }
-    return [
-        Flag(WARN, code, f"lung touches the scan's border ({code.replace('_', ' ')}): volumes are too small")
-        for code, border in borders.items()
-        if border.any()
-    ]
+    for code, faces in borders.items():
+        if any(bool(face.any()) for face in faces):
+            text = f"lung touches the scan's border ({code.replace('_', ' ')}): volumes are too small"
+            yield make_flag(code, text, voxels=sum(int(np.count_nonzero(face)) for face in faces))
 
 
-def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures]) -> list[Flag]:
+def _sides(sides: NDArray[np.uint8]) -> Iterator[Flag]:
+    """The patient's left is where x grows."""
+    right, left = (_mean_x(sides == lung.id) for lung in (RIGHT_LUNG, LEFT_LUNG))
+    if right is not None and left is not None and right > left:
+        yield make_flag(
+            "sides_swapped", "the right lung lies to the left of the left lung: the header or the labels are wrong"
+        )
+
+
+def _mean_x(mask: NDArray[np.bool_]) -> float | None:
+    counts = np.count_nonzero(mask, axis=(1, 2))
+    return float(np.average(np.arange(len(counts)), weights=counts)) if counts.any() else None
+
+
+def _volumes(regions: Mapping[str, RegionMeasures]) -> Iterator[Flag]:
+    volumes = {lung.name: regions[lung.name].volume_ml for lung in LUNGS}
+    both = regions["both_lungs"]
+    if (both.volume_ml or 0) < limits("no_chest")["both_ml"]:
+        yield make_flag(
+            "no_chest", f"{both.volume_ml or 0:.0f} ml of lung: not a chest, or a failed mask", ml=both.volume_ml or 0
+        )
+    limit = limits("lung_volume")
+    for name, volume_ml in volumes.items():
+        if volume_ml is not None and not limit["min_ml"] <= volume_ml <= limit["max_ml"]:
+            yield make_flag("lung_volume", f"{name.replace('_', ' ')} has {volume_ml:.0f} ml", ml=volume_ml)
+    right_ml, left_ml = volumes[RIGHT_LUNG.name], volumes[LEFT_LUNG.name]
+    limit = limits("left_right_ratio")
+    if right_ml and left_ml and not limit["min"] <= left_ml / right_ml <= limit["max"]:
+        text = f"left lung / right lung is {left_ml / right_ml:.2f}"
+        yield make_flag("left_right_ratio", text, ratio=left_ml / right_ml)
+    limit = limits("not_hu")
+    if both.mean_hu is not None and not limit["min_mean"] <= both.mean_hu <= limit["max_mean"]:
+        text = f"the lungs' mean is {both.mean_hu:.0f}; voxels may not be HU"
+        yield make_flag("not_hu", text, mean_hu=both.mean_hu)
+
+
+def _overlaps(
+    lungs: NDArray[np.uint8], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], voxel_ml: float
+) -> Iterator[Flag]:
+    in_lung = lungs > 0
+    lung_voxels = int(np.count_nonzero(in_lung))
+    if lobes.any() and lung_voxels:
+        differ_pct = 100 * int(np.count_nonzero((lobes > 0) != in_lung)) / lung_voxels
+        if differ_pct > limits("lobes_not_lungs")["pct"]:
+            text = f"lobes and lungs differ by {differ_pct:.0f} % of the lungs' volume"
+            yield make_flag("lobes_not_lungs", text, pct=differ_pct)
+    lesion = lesions > 0
+    total_ml = int(np.count_nonzero(lesion)) * voxel_ml
+    outside_ml = int(np.count_nonzero(lesion & ~in_lung)) * voxel_ml
+    limit = limits("lesion_outside_lung")
+    if outside_ml > max(limit["ml"], limit["pct"] / 100 * total_ml):
+        text = f"{outside_ml:.0f} of {total_ml:.0f} ml of lesion lie outside the lungs and do not count"
+        yield make_flag("lesion_outside_lung", text, outside_ml=outside_ml, lesion_ml=total_ml)
+
+
+# ---- how the masks were made -------------------------------------------------------------------------------------
+
+
+def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures]) -> Iterator[Flag]:
     texts = {
         "fused": "right and left lung touched and were split",
         "one_lung": "only one lung was found; the other side has no values",
     }
-    flags = [Flag(WARN, code, texts[code]) for code in lungs.flags]
-    volumes = {lung.name: regions[lung.name].volume_ml for lung in LUNGS}
-    for name, volume_ml in volumes.items():
-        if volume_ml is not None and not _LUNG_ML[0] <= volume_ml <= _LUNG_ML[1]:
-            flags.append(Flag(WARN, "lung_volume", f"{name.replace('_', ' ')} has {volume_ml:.0f} ml"))
-    right_ml, left_ml = volumes[RIGHT_LUNG.name], volumes[LEFT_LUNG.name]
-    if right_ml and left_ml and not _LEFT_RIGHT_RATIO[0] <= left_ml / right_ml <= _LEFT_RIGHT_RATIO[1]:
-        flags.append(Flag(WARN, "left_right_ratio", f"left lung / right lung is {left_ml / right_ml:.2f}"))
-    both = regions["both_lungs"]
-    if both.mean_hu is not None and not _LUNG_MEAN_HU[0] <= both.mean_hu <= _LUNG_MEAN_HU[1]:
-        flags.append(Flag(FAIL, "not_hu", f"the lungs' mean is {both.mean_hu:.0f}; voxels may not be HU"))
-    if both.volume_ml and 100 * lungs.recovered_ml / both.volume_ml > _MUCH_RECOVERED_PCT:
-        flags.append(Flag(WARN, "much_recovered", f"{lungs.recovered_ml:.0f} ml of dense lung were closed back in"))
-    return flags
+    for code in lungs.flags:
+        yield make_flag(code, texts[code])
+    volume_ml = regions["both_lungs"].volume_ml
+    if volume_ml and 100 * lungs.recovered_ml / volume_ml > limits("much_recovered")["pct"]:
+        text = f"{lungs.recovered_ml:.0f} ml of dense lung were closed back in"
+        yield make_flag("much_recovered", text, ml=lungs.recovered_ml)
 
 
-def _check_lobes(lobes: LobeSegmentation) -> list[Flag]:
+def _check_lobes(lobes: LobeSegmentation) -> Iterator[Flag]:
     if lobes.method == "none":
-        text = "the lungs are cut by the scan's end: lobes cannot be placed, so they have no values"
-        return [Flag(WARN, "lobes_cut", text)]
-    if lobes.method != "prior":
-        return []
-    text = "lobes are placed at the mean fissures of 100 people, not at this patient's"
-    return [Flag(WARN, "lobes_prior_only", text)]
+        yield make_flag(
+            "lobes_cut", "the lungs are cut by the scan's end: lobes cannot be placed, so they have no values"
+        )
+    elif lobes.method == "prior":
+        text = "lobes are placed at the mean fissures of 100 people, not at this patient's"
+        yield make_flag("lobes_prior_only", text)

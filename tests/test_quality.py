@@ -1,8 +1,9 @@
-"""Each finding arises from a small made-up input, and from nothing else."""
+"""Each finding arises from a small made-up input, and from nothing else; every code of the table is provoked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from covsev.anatomy.lobes import LobeSegmentation
 from covsev.anatomy.lungs import LungSegmentation
-from covsev.quality import FAIL, PASS, WARN, Flag, check, worst_level
+from covsev.quality import FAIL, PASS, WARN, Flag, check, check_scan, failure, worst_level
+from covsev.quality_table import CHECKS
 from covsev.scan import make_scan
 from covsev.severity import REGION_NAMES, RegionMeasures
 
@@ -21,8 +23,14 @@ REGIONS = dict.fromkeys(REGION_NAMES, HEALTHY) | {"both_lungs": replace(HEALTHY,
 ABSENT = RegionMeasures(reason="not found")
 
 
-def scan_of(shape=SHAPE, spacing_mm=SPACING_MM):
-    return make_scan(np.zeros(shape, np.int16), np.diag([-1, -1, 1, 1]) @ np.diag([*spacing_mm, 1]), case="case")
+def hu_of(shape=SHAPE, values=(-1000, -850, 40, 110)):
+    """Noise in which every slice differs from the next about as much as any other."""
+    return np.random.default_rng(0).choice(np.array(values, np.int16), shape)
+
+
+def scan_of(shape=SHAPE, spacing_mm=SPACING_MM, hu=None):
+    affine = np.diag([-1, -1, 1, 1]) @ np.diag([*spacing_mm, 1])
+    return make_scan(hu_of(shape) if hu is None else hu, affine, case="case")
 
 
 def lungs_of(shape=SHAPE, at=(), **changed):
@@ -33,12 +41,15 @@ def lungs_of(shape=SHAPE, at=(), **changed):
     return replace(LungSegmentation(labels, recovered_ml=100.0, airways_ml=40.0, flags=()), **changed)
 
 
-def lobes_of(method="fissures"):
-    return LobeSegmentation(np.zeros(SHAPE, np.uint8), method)
+def lobes_of(method="fissures", shape=SHAPE):
+    return LobeSegmentation(np.zeros(shape, np.uint8), method)
 
 
-def found(scan=None, lungs=None, lobes=None, **regions):
-    return check(scan or scan_of(), lungs or lungs_of(), lobes or lobes_of(), REGIONS | regions)
+def found(scan=None, lungs=None, lobes=None, lesions=None, **regions):
+    scan, lungs = scan or scan_of(), lungs or lungs_of()
+    lesions = np.zeros(lungs.labels.shape, np.uint8) if lesions is None else lesions
+    lobes = lobes or lobes_of(shape=lungs.labels.shape)
+    return check(scan, lungs, lobes, lesions, REGIONS | regions)
 
 
 def only(flags):
@@ -70,7 +81,7 @@ def test_scans_at_the_limit_are_not_flagged(shape, spacing_mm):
 
 def test_slices_are_counted_along_the_patient():
     sagittal = np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]] @ np.diag([6.0, 2.0, 2.0, 1.0])
-    scan = make_scan(np.zeros((19, 20, 24), np.int16), sagittal, case="sagittal")
+    scan = make_scan(hu_of((19, 20, 24)), sagittal, case="sagittal")
     assert {flag.code for flag in found(scan, lungs_of((19, 20, 24)))} == {"thick_slices", "few_slices"}
 
 
@@ -92,7 +103,7 @@ def test_lungs_at_the_border_are_flagged(index, code):
 
 
 def test_top_is_the_head_in_any_orientation():
-    scan = make_scan(np.zeros(SHAPE, np.int16), np.diag([2.0, 2.0, -3.0, 1.0]), case="head_first")
+    scan = make_scan(hu_of(), np.diag([2.0, 2.0, -3.0, 1.0]), case="head_first")
     assert only(found(scan, lungs_of(at=[(9, 9, 0)]))).code == "cut_at_top"
 
 
@@ -145,13 +156,21 @@ def test_lobes_from_the_prior_alone_are_flagged():
     assert (flag.level, flag.code) == (WARN, "lobes_prior_only")
 
 
-def test_absent_lungs_raise_no_finding_of_their_own():
+def test_one_absent_lung_raises_no_finding_of_its_own():
     assert found(left_lung=ABSENT) == ()
-    assert found(left_lung=ABSENT, right_lung=ABSENT, both_lungs=ABSENT) == ()
+
+
+@pytest.mark.parametrize(("both", "codes"), [(ABSENT, ["no_chest"]), (300.0, []), (299.0, ["no_chest"])])
+def test_hardly_any_lung_fails(both, codes):
+    measures = both if both is ABSENT else replace(HEALTHY, volume_ml=both)
+    flags = found(left_lung=ABSENT, right_lung=ABSENT, both_lungs=measures)
+    assert [flag.code for flag in flags if flag.code != "much_recovered"] == codes
+    assert all(flag.level == FAIL for flag in flags if flag.code == "no_chest")
 
 
 def test_findings_add_up():
-    flags = found(scan_of((20, 20, 12), (2, 2, 8)), lungs_of((20, 20, 12), at=[(9, 9, 0)]), lobes_of("prior"))
+    shape = (20, 20, 12)
+    flags = found(scan_of(shape, (2, 2, 8)), lungs_of(shape, at=[(9, 9, 0)]), lobes_of("prior", shape))
     assert [flag.code for flag in flags] == ["thick_slices", "few_slices", "cut_at_bottom", "lobes_prior_only"]
 
 
@@ -172,3 +191,152 @@ def test_a_header_without_orientation_is_flagged(sform, qform, flagged):
 
 def test_lobes_that_could_not_be_placed_are_flagged():
     assert only(found(lobes=lobes_of("none"))).code == "lobes_cut"
+
+
+# ---- values -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "text"),
+    [
+        ((0, 90, 255), "eight_bit", "values run from 0 to 255: an 8-bit picture, not HU"),
+        ((0, 90, 256), "not_hu", "values run from 0 to 256: no air"),
+        ((-19, 40, 900), "not_hu", "no air"),
+        ((-849, 40, 300), "windowed", "values run from -849 to 300: clipped"),
+        ((-1000, -500, 99), "windowed", "clipped to a window"),
+    ],
+)
+def test_values_that_are_not_those_of_a_ct_fail(values, code, text):
+    flag = only(found(scan_of(hu=hu_of(values=values))))
+    assert (flag.level, flag.code) == (FAIL, code)
+    assert text in flag.text
+    assert flag.numbers == {"min": values[0], "max": values[-1]}
+
+
+@pytest.mark.parametrize("values", [(-850, 40, 300), (-1024, -500, 100), (-3024, 0, 3071)])
+def test_values_at_the_limit_pass(values):
+    assert found(scan_of(hu=hu_of(values=values))) == ()
+
+
+def test_a_map_from_0_to_1_is_not_hu():
+    hu = hu_of(values=(0, 1)).astype(np.float32) + 0.5 * (hu_of() == 40)
+    assert only(found(scan_of(hu=hu.astype(np.float32)))).code == "not_hu"
+
+
+# ---- slices -------------------------------------------------------------------------------------------------------
+
+
+def test_a_blank_slice_inside_the_scan_is_flagged_and_at_its_end_is_not():
+    inside, outside = hu_of(), hu_of()
+    inside[:, :, 10] = -1024
+    outside[:, :, [0, -1]] = -1024
+    flag = only(found(scan_of(hu=inside)))
+    assert (flag.level, flag.code, flag.numbers) == (WARN, "blank_slices", {"slices": 1})
+    assert found(scan_of(hu=outside)) == ()
+
+
+def test_a_repeated_slice_is_flagged():
+    hu = hu_of()
+    hu[:, :, 11] = hu[:, :, 10]
+    flag = only(found(scan_of(hu=hu)))
+    assert (flag.level, flag.code, flag.numbers) == (WARN, "repeated_slices", {"slices": 1})
+
+
+def test_missing_slices_are_flagged(phantom):
+    """Take 32 mm out of the phantom's middle."""
+    keep = np.r_[:30, 38 : phantom.scan.hu.shape[2]]
+    scan = replace(phantom.scan, hu=phantom.scan.hu[:, :, keep])
+    flag = only(check_scan(scan))
+    assert (flag.level, flag.code) == (WARN, "slices_missing")
+    assert flag.numbers["slice"] == 29
+    assert "slices 29 and 30 from below differ" in flag.text
+    assert check_scan(phantom.scan, phantom.lungs) == ()
+
+
+# ---- contrast -----------------------------------------------------------------------------------------------------
+
+
+def test_contrast_medium_is_flagged(phantom):
+    hu = phantom.scan.hu.copy()
+    heart = (hu > 0) & (hu < 80) & (phantom.lungs == 0)
+    hu[heart] += 150
+    flag = only(check_scan(replace(phantom.scan, hu=hu), phantom.lungs))
+    assert (flag.level, flag.code) == (WARN, "contrast")
+    assert flag.numbers["share_pct"] > 50
+    assert check_scan(replace(phantom.scan, hu=hu), 0 * phantom.lungs) == ()
+
+
+# ---- geometry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slices", "code", "level"), [(9, "too_few_slices", FAIL), (10, "few_slices", WARN)])
+def test_too_few_slices_fail(slices, code, level):
+    shape = (20, 20, slices)
+    labels = np.zeros(shape, np.uint8)
+    labels[5:-5, 5:-5, 3:-3] = 1
+    flag = only(found(scan_of(shape), replace(lungs_of(), labels=labels)))
+    assert (flag.code, flag.level, flag.numbers) == (code, level, {"slices": slices})
+
+
+@pytest.mark.parametrize(("spacing_mm", "flagged"), [((1, 2, 2), False), ((1, 2.1, 2), True), ((5, 1, 1), True)])
+def test_coronal_and_sagittal_slices_are_flagged(spacing_mm, flagged):
+    assert [flag.code for flag in found(scan_of(spacing_mm=spacing_mm))] == (["non_axial"] if flagged else [])
+
+
+@pytest.mark.parametrize(("degrees", "flagged"), [(19, False), (21, True)])
+def test_an_oblique_grid_is_flagged(degrees, flagged):
+    angle = np.deg2rad(degrees)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    scan = make_scan(hu_of(), turn @ np.diag([-2.0, -2.0, 3.0, 1.0]), case="tilted")
+    codes = {flag.code for flag in found(scan)}
+    assert codes == ({"non_axial"} if flagged else set())
+
+
+# ---- masks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left_first", "flagged"), [(False, False), (True, True)])
+def test_swapped_sides_fail(left_first, flagged):
+    """In LPS arrays the right lung comes first."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[4:8, 5:-5, 5:-5], labels[12:16, 5:-5, 5:-5] = (2, 1) if left_first else (1, 2)
+    flags = found(lungs=replace(lungs_of(), labels=labels))
+    assert [(flag.code, flag.level) for flag in flags] == ([("sides_swapped", FAIL)] if flagged else [])
+
+
+@pytest.mark.parametrize(("taken", "flagged"), [(1, False), (2, True)])
+def test_lobes_that_are_not_the_lungs_are_flagged(taken, flagged):
+    """The lungs of ``lungs_of`` are 10 voxels wide and 14 high."""
+    lungs = lungs_of()
+    labels = np.where(lungs.labels > 0, 3, 0).astype(np.uint8)
+    labels[5, 5 : 5 + 4 * taken, 5:-5] = 0  # 56 or 112 of 1400 voxels
+    flags = found(lungs=lungs, lobes=replace(lobes_of(), labels=labels))
+    assert [flag.code for flag in flags] == (["lobes_not_lungs"] if flagged else [])
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "flagged"), [(0, 0, 0), (0, 83, 0), (0, 84, 1), (1400, 73, 0), (1400, 84, 1)]
+)
+def test_lesion_outside_the_lungs_is_flagged(inside, outside, flagged):
+    """Voxels of 0.012 ml; 1 ml and 5 % of the lesion are tolerated."""
+    lesions = np.zeros(SHAPE, np.uint8)
+    where = np.argwhere(lungs_of().labels > 0)
+    lesions[tuple(where[:inside].T)] = 1
+    lesions[tuple(np.argwhere(lungs_of().labels == 0)[:outside].T)] = 2
+    codes = [flag.code for flag in found(lesions=lesions)]
+    assert codes == (["lesion_outside_lung"] if flagged else [])
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_failure_names_the_failed_checks_only():
+    flags = (Flag(WARN, "fused", "x"), Flag(FAIL, "not_hu", "the mean is 5"), Flag(FAIL, "no_chest", "3 ml"))
+    assert failure(flags) == "quality check failed: not_hu (the mean is 5); no_chest (3 ml)"
+    assert failure(flags[:1]) is None
+
+
+def test_every_code_of_the_table_stands_in_this_file():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {check.code for check in CHECKS if f'"{check.code}"' not in text} == set()

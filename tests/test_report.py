@@ -20,7 +20,7 @@ from covsev.report.tables import COLUMNS, failed_row, row, severity_json, write_
 from covsev.severity import REGION_NAMES, SCORES, measure
 
 PROVENANCE = {"source": "scans/a.nii.gz", "weights": "0123abcd", "recovered_ml": 12.0, "method": {"lungs": "how"}}
-WARNING = Flag("warn", "thick_slices", "slices are 8.0 mm apart")
+WARNING = Flag("warn", "thick_slices", "slices are 8.0 mm apart", {"mm": 8.0})
 TILE_PX = 300
 
 
@@ -67,7 +67,7 @@ def test_json_says_what_who_and_how(report):
     assert content["covsev_version"] == __version__
     assert content["disclaimer"] == DISCLAIMER
     assert content["quality"] == "warn"
-    assert content["flags"] == [{"level": "warn", "code": "thick_slices", "text": WARNING.text}]
+    assert content["flags"] == [{"level": "warn", "code": "thick_slices", "text": WARNING.text, "numbers": {"mm": 8.0}}]
     assert {key: content[key] for key in PROVENANCE} == PROVENANCE
 
 

@@ -13,10 +13,10 @@ from covsev import __version__
 from covsev.labels import DISCLAIMER
 from covsev.quality import Flag, worst_level
 from covsev.scan import replacing
-from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, SeverityReport
+from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, ScoreResult, SeverityReport
 
 _MEASURES = tuple(field.name for field in fields(RegionMeasures) if field.name != "reason")
-_HEAD = ("case", "source", "status", "code", "reason", "quality", "flags")
+_HEAD = ("case", "source", "status", "code", "reason", "quality", "flags", "finding")
 _TAIL = ("recovered_ml", "noise_floor_ml", "covsev_version", "weights", "disclaimer")
 COLUMNS = (
     *_HEAD,
@@ -34,7 +34,10 @@ def severity_json(report: SeverityReport, flags: Sequence[Flag], provenance: Map
         flags: findings of :func:`covsev.quality.check`.
         provenance: ``source``, ``weights``, ``method`` and what else says how it was made.
     """
-    definitions = {score.id: {"title": score.title, "source": score.source} for score in SCORES}
+    definitions = {
+        score.id: {"title": score.title, "unit": score.unit, "source": score.source, "approximate": score.approximate}
+        for score in SCORES
+    }
     return {
         "case": report.case,
         "covsev_version": __version__,
@@ -43,9 +46,16 @@ def severity_json(report: SeverityReport, flags: Sequence[Flag], provenance: Map
         "noise_floor_ml": report.noise_floor_ml,
         "quality": worst_level(tuple(flags)),
         "flags": [asdict(flag) for flag in flags],
-        "scores": {id_: definitions[id_] | asdict(result) for id_, result in report.scores.items()},
+        "finding": asdict(report.finding),
+        "scores": {id_: definitions[id_] | _plain(result) for id_, result in report.scores.items()},
         "regions": {name: asdict(measures) for name, measures in report.regions.items()},
+        "subregions": {name: asdict(measures) for name, measures in report.subregions.items()},
     }
+
+
+def _plain(result: ScoreResult) -> dict[str, Any]:
+    """A result as JSON holds it: lists, not tuples."""
+    return asdict(result) | {"near_edge": list(result.near_edge)}
 
 
 def row(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +66,7 @@ def row(content: Mapping[str, Any]) -> dict[str, Any]:
         "status": "ok",
         "quality": content["quality"],
         "flags": " ".join(flag["code"] for flag in content["flags"]),
+        "finding": content["finding"]["state"],
     }
     values |= {id_: score["value"] for id_, score in content["scores"].items()}
     for region, measures in content["regions"].items():
