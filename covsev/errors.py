@@ -44,3 +44,9 @@ class WorkerError(CovsevError):
     """A process that should assess scans could not be started, or a cluster could not be reached."""
 
     code = "worker"
+
+
+class LabelError(CovsevError):
+    """A label map whose values mean nothing that covsev knows, or more than one thing."""
+
+    code = "labels"
