@@ -9,13 +9,11 @@ from monai.utils import set_determinism
 from PIL import Image
 
 from covsev.lesion_model import SlicePreprocessing, resize_slices
+from covsev.training.augmentation import GREY, geometric_augmentation, intensity_augmentation
 from covsev.training.transforms import (
-    GREY,
     EdgeMapd,
     ResizeSliced,
-    geometric_augmentation,
     infection_training,
-    intensity_augmentation,
     load_slices,
 )
 
@@ -184,6 +182,24 @@ def test_one_seed_gives_one_sequence_of_samples(slice_files):
         assert torch.equal(a["image"], b["image"])
         assert torch.equal(a["label"], b["label"])
     assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(first, other, strict=True))
+
+
+def test_without_augmentation_the_chain_is_deterministic_and_takes_any_grid(slice_files):
+    chain = infection_training((32, 64), augment=False)
+    first, second = chain(slice_files), chain(slice_files)
+    assert first["image"].shape == (1, 32, 64)
+    assert torch.equal(first["image"], second["image"])
+    assert torch.equal(first["label"], second["label"])
+    with Image.open(slice_files["image"]) as image:
+        grey = torch.from_numpy(np.asarray(image) / np.float32(255))[None, None]
+    assert torch.equal(first["image"], resize_slices(grey, (32, 64))[0])
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_probability_of_cutout_is_a_setting(slice_files, probability):
+    chain = infection_training((64, 64), cutout_probability=probability).set_random_state(0)
+    with_hole = [int((chain(slice_files)["image"] == GREY).sum()) >= 24 * 24 for _ in range(6)]
+    assert all(with_hole) if probability else not any(with_hole)
 
 
 def test_oblong_grid_is_refused():

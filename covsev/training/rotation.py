@@ -12,7 +12,8 @@ from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, RandAffined, Randomizable, SelectItemsd, ToTensord
 
 from covsev.networks.rotation import TURNS
-from covsev.training.transforms import ResizeSliced, intensity_augmentation, load_slices
+from covsev.training.augmentation import intensity_augmentation
+from covsev.training.transforms import ResizeSliced, load_slices
 
 
 class QuarterTurnd(Randomizable, MapTransform):

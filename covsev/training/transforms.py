@@ -17,15 +17,6 @@ from monai.transforms import (
     EnsureChannelFirstd,
     LoadImage,
     MapTransform,
-    RandAdjustContrastd,
-    RandAffined,
-    RandCoarseDropoutd,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandRotate90d,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
     ScaleIntensityRanged,
     SelectItemsd,
     SobelGradients,
@@ -36,10 +27,8 @@ from torch import Tensor
 
 from covsev.labels import LESIONS
 from covsev.lesion_model import resize_slices
+from covsev.training.augmentation import geometric_augmentation, intensity_augmentation
 from covsev.training.records import SLICE_SUFFIXES
-
-GREY = 0.5
-"""Value of the grey cutout, in the middle of the image's range."""
 
 
 class ResizeSliced(MapTransform):
@@ -154,24 +143,25 @@ def load_slices(keys: Sequence[str] = ("image", "infection")) -> list[Any]:
     ]
 
 
-def infection_training(size: Sequence[int]) -> Compose:
+def infection_training(size: Sequence[int], *, augment: bool = True, cutout_probability: float = 0.4) -> Compose:
     """Chain for the single network: slices and masks of 8-bit files to augmented network input.
 
     The first part, up to the first random transform, is deterministic, so that ``CacheDataset`` keeps it.
     Scans differ in window and orientation, so the augmentation does too.
 
     Args:
-        size: (height, width) of the network's grid, square, because slices are turned by 90 degrees.
+        size: (height, width) of the network's grid, square if slices are augmented, because they are turned.
+        augment: without it the whole chain is deterministic.
+        cutout_probability: of grey cutout; 0.4 and 0.5 in the paper.
 
     Returns:
         transform from ``{"image": path or array, "infection": path or array}`` to ``{"image": (1, H, W) in [0, 1],
         "label": (2, H, W)}``; the label's channels are infection and edge.
 
     Raises:
-        ValueError: if ``size`` is not square.
+        ValueError: if ``size`` is not square, but should be.
     """
-    if size[0] != size[1]:
-        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+    _require_square(size, augment)
     both = ("image", "infection")
     return Compose(
         [
@@ -179,9 +169,9 @@ def infection_training(size: Sequence[int]) -> Compose:
             ResizeSliced(keys=both, size=size),
             SelectItemsd(keys=both),
             ToTensord(keys=both, track_meta=False),
-            *geometric_augmentation(both, ("bilinear", "bilinear")),
+            *(geometric_augmentation(both, ("bilinear", "bilinear")) if augment else ()),
             AsDiscreted(keys="infection", threshold=0.5),
-            *intensity_augmentation("image"),
+            *(intensity_augmentation("image", cutout_probability) if augment else ()),
             EdgeMapd(keys="infection"),
             ConcatItemsd(keys=("infection", "edge"), name="label"),
             SelectItemsd(keys=("image", "label")),
@@ -189,24 +179,23 @@ def infection_training(size: Sequence[int]) -> Compose:
     )
 
 
-def lesion_training(size: Sequence[int]) -> Compose:
+def lesion_training(size: Sequence[int], *, augment: bool = True, cutout_probability: float = 0.4) -> Compose:
     """Chain for the multi network; as :func:`infection_training`, with lesion labels in place of the mask.
 
     Label maps are resized and turned as one map a class, then the strongest class wins: no class between two others
     appears along an edge, as it would if the numbers themselves were interpolated.
 
     Args:
-        size: (height, width) of the network's grid, square.
+        size, augment, cutout_probability: as there.
 
     Returns:
         transform from ``{"image": path, "lesions": path}`` to ``{"image": (1, H, W) in [0, 1],
         "label": (4, H, W)}``; the label's channels are background, ground-glass opacity, consolidation and edge.
 
     Raises:
-        ValueError: if ``size`` is not square.
+        ValueError: if ``size`` is not square, but should be.
     """
-    if size[0] != size[1]:
-        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+    _require_square(size, augment)
     both = ("image", "lesions")
     classes = 1 + len(LESIONS)
     return Compose(
@@ -217,9 +206,9 @@ def lesion_training(size: Sequence[int]) -> Compose:
             ResizeSliced(keys=both, size=size),
             SelectItemsd(keys=both),
             ToTensord(keys=both, track_meta=False),
-            *geometric_augmentation(both, ("bilinear", "bilinear")),
+            *(geometric_augmentation(both, ("bilinear", "bilinear")) if augment else ()),
             AsDiscreted(keys="lesions", argmax=True, to_onehot=classes),
-            *intensity_augmentation("image"),
+            *(intensity_augmentation("image", cutout_probability) if augment else ()),
             EdgeMapd(keys="lesions"),
             ConcatItemsd(keys=("lesions", "edge"), name="label"),
             SelectItemsd(keys=("image", "label")),
@@ -227,46 +216,16 @@ def lesion_training(size: Sequence[int]) -> Compose:
     )
 
 
+def _require_square(size: Sequence[int], augment: bool) -> None:
+    if augment and size[0] != size[1]:
+        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+
+
 def load_label_maps(key: str) -> list[Any]:
     """Read label numbers, palette images included, as a (1, H, W) float tensor, rows first."""
     return [
         LoadSliced(keys=key),
         EnsureChannelFirstd(keys=key, channel_dim="no_channel"),
-    ]
-
-
-def geometric_augmentation(keys: Sequence[str], modes: Sequence[str]) -> list[Any]:
-    """All eight orientations, then small rotation, shear, scale and shift."""
-    return [
-        RandRotate90d(keys=keys, prob=0.75, max_k=3),
-        RandFlipd(keys=keys, prob=0.5, spatial_axis=0),
-        RandAffined(
-            keys=keys,
-            prob=0.9,
-            rotate_range=0.35,
-            shear_range=(0.15, 0.15),
-            scale_range=(0.25, 0.25),
-            translate_range=(24, 24),
-            mode=modes,
-            padding_mode="zeros",
-        ),
-    ]
-
-
-def intensity_augmentation(key: str) -> list[Any]:
-    """Window level and width, gamma, noise, blur and grey cutout, as scanners and viewers differ."""
-    clip = ScaleIntensityRanged(keys=key, a_min=0, a_max=1, b_min=0, b_max=1, clip=True)
-    return [
-        RandScaleIntensityd(keys=key, prob=0.7, factors=0.25),
-        RandShiftIntensityd(keys=key, prob=0.7, offsets=0.1),
-        clip,
-        RandAdjustContrastd(keys=key, prob=0.4, gamma=(0.7, 1.4)),
-        RandGaussianSmoothd(keys=key, prob=0.2, sigma_x=(0.4, 1.2), sigma_y=(0.4, 1.2)),
-        RandGaussianNoised(keys=key, prob=0.3, std=0.05),
-        clip,
-        RandCoarseDropoutd(
-            keys=key, prob=0.4, holes=1, max_holes=3, spatial_size=24, max_spatial_size=72, fill_value=GREY
-        ),
     ]
 
 
@@ -283,8 +242,7 @@ def inpainting_training(size: Sequence[int], *, augment: bool = True) -> Compose
     Raises:
         ValueError: if ``size`` is not square, but should be.
     """
-    if augment and size[0] != size[1]:
-        raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
+    _require_square(size, augment)
     keys = ("image",)
     return Compose(
         [
