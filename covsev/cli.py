@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from covsev import __version__
+from covsev.cli_masks import add_commands
 from covsev.labels import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def _print_result(result: BatchResult, output: Path) -> None:
         )
     _console.print(table)
     _console.print(f"{escape(str(output / 'severity.csv'))}   covsev {__version__}, {DISCLAIMER}", highlight=False)
+
+
+add_commands(app)
 
 
 def main() -> None:

@@ -55,10 +55,11 @@ class SeverityReport:
 def measure(
     scan: Scan,
     lungs: NDArray[np.uint8],
-    lobes: NDArray[np.uint8],
+    lobes: NDArray[np.uint8] | None,
     lesions: NDArray[np.uint8],
     *,
     segments: NDArray[np.uint8] | None = None,
+    lobes_reason: str = "no lobe map was given",
     noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML,
     hu_known: bool = True,
     kinds_known: bool = True,
@@ -67,7 +68,8 @@ def measure(
 
     Args:
         scan: the scan.
-        lungs, lobes, lesions: (X, Y, Z) labels on its grid, ids of :mod:`covsev.labels`.
+        lungs, lobes, lesions: (X, Y, Z) labels on its grid, ids of :mod:`covsev.labels`; lobes may be ``None``.
+        lobes_reason: why there are no lobes, for what is null then.
         segments: ids of :data:`covsev.labels.SEGMENTS`; without them the score over 20 regions is null.
         noise_floor_ml: at least 0.
         hu_known: False where ``scan`` is only a grid without a CT: densities and high opacity are null then.
@@ -79,16 +81,21 @@ def measure(
     """
     if not noise_floor_ml >= 0:  # so that NaN is refused too
         raise ValueError(f"noise_floor_ml must be at least 0; got {noise_floor_ml}")
+    without_lobes = lobes is None
+    lobes = np.zeros_like(lungs) if lobes is None else lobes
     maps = [None if m is None else to_canonical(m, scan.affine) for m in (lungs, lobes, lesions, segments)]
     counted = tally(to_canonical(scan.hu, scan.affine) if hu_known else None, *maps)  # type: ignore[arg-type]
     cut = _cut_off(lungs, lobes)
+    if without_lobes:
+        cut |= {lobe.name: lobes_reason for lobe in LOBES}
     lobe_of = {lobe.name: lobe.name for lobe in LOBES}
     regions = without_cut(measure_main(counted, scan.voxel_ml), cut, of=lobe_of)
     subregions = without_cut(measure_zones(counted, scan.voxel_ml), cut, of=_LUNG_OF_ZONE)
-    if segments is not None:
-        subregions |= without_cut(measure_segments(counted, scan.voxel_ml), cut, of=_LOBE_OF_SEGMENT)
+    if segments is None:
+        reason = lobes_reason if without_lobes else "no map of the 20 segments was given"
+        subregions |= {name: RegionMeasures(reason=reason) for name in SEGMENT_NAMES}
     else:
-        subregions |= {name: RegionMeasures(reason="no map of the 20 segments was given") for name in SEGMENT_NAMES}
+        subregions |= without_cut(measure_segments(counted, scan.voxel_ml), cut, of=_LOBE_OF_SEGMENT)
     if not kinds_known:
         regions, subregions = _without_kinds(regions), _without_kinds(subregions)
     scores = compute_scores(regions | subregions, noise_floor_ml=noise_floor_ml)

@@ -1,0 +1,122 @@
+"""What the values of label maps mean, in covsev and in the tools whose masks it reads: one table, and its reading.
+
+A map's convention is what the caller says, else what the file itself says (covsev's header, a table of label names as
+TotalSegmentator writes it, a file name that only one tool gives), else the one convention that its values and the
+places of its labels in the body allow. Where several remain that mean different things, the map is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from covsev.labels import (
+    CONSOLIDATION,
+    GROUND_GLASS,
+    LEFT_LOWER,
+    LEFT_LUNG,
+    LEFT_UPPER,
+    RIGHT_LOWER,
+    RIGHT_LUNG,
+    RIGHT_MIDDLE,
+    RIGHT_UPPER,
+)
+
+LUNGS, LOBES, LESIONS = "lungs", "lobes", "lesions"
+KINDS = (LUNGS, LOBES, LESIONS)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What one tool's values mean in one kind of map.
+
+    Attributes:
+        name: of the tool or data set, as a user gives it.
+        kind: ``lungs``, ``lobes`` or ``lesions``.
+        ids: covsev's id by the file's value.
+        others: values of other structures, which are left out.
+        lung_values: those of ``others`` that are lung.
+        either_lung: value inside the lungs that does not say in which: it is given to the nearer lung.
+        endings: ends of file names that only this tool gives.
+        kinds_known: whether ground-glass opacity and consolidation are told apart.
+        source: where the values are written down.
+    """
+
+    name: str
+    kind: str
+    ids: Mapping[int, int]
+    others: frozenset[int] = frozenset()
+    lung_values: frozenset[int] = frozenset()
+    either_lung: int | None = None
+    endings: tuple[str, ...] = ()
+    kinds_known: bool = True
+    source: str = field(default="", compare=False)
+
+    def meaning(self, values: Sequence[int]) -> tuple[object, ...]:
+        """What ``values`` mean: equal for conventions between which there is nothing to choose."""
+        return (tuple(self.ids.get(value, 0) for value in values), self.kinds_known or not values)
+
+    def allows(self, values: Sequence[int]) -> bool:
+        """Whether every one of ``values`` is known."""
+        return all(value in self.ids or value in self.others or value == self.either_lung for value in values)
+
+
+_R, _L = RIGHT_LUNG.id, LEFT_LUNG.id
+_GGO, _CONS = GROUND_GLASS.id, CONSOLIDATION.id
+_LOBE_IDS = (LEFT_UPPER.id, LEFT_LOWER.id, RIGHT_UPPER.id, RIGHT_MIDDLE.id, RIGHT_LOWER.id)
+_SAME_LOBES = {id_: id_ for id_ in _LOBE_IDS}
+_TOTAL_V2 = dict(zip(range(10, 15), _LOBE_IDS, strict=True))
+_TOTAL_V1 = dict(zip(range(13, 18), _LOBE_IDS, strict=True))
+_LUNGMASK = "github.com/JoHof/lungmask, README"
+_TOTAL = "github.com/wasserth/TotalSegmentator, map_to_binary.py"
+_MEDPSEG = "github.com/MICLab-Unicamp/medpseg, pipeline.py"
+_MA = "Ma 2020, COVID-19-CT-Seg, doi 10.5281/zenodo.3757476"
+
+COVSEV = "covsev"
+CONVENTIONS = (
+    Convention(COVSEV, LUNGS, {1: _R, 2: _L}, source="docs/scores.md"),
+    Convention(COVSEV, LOBES, _SAME_LOBES, source="docs/scores.md"),
+    Convention(COVSEV, LESIONS, {1: _GGO, 2: _CONS}, source="docs/scores.md"),
+    Convention("lungmask", LUNGS, {1: _R, 2: _L}, source=_LUNGMASK),
+    Convention("lungmask", LOBES, _SAME_LOBES, source=_LUNGMASK),
+    Convention("totalsegmentator", LOBES, _TOTAL_V2, frozenset(range(1, 118)) - set(_TOTAL_V2), source=_TOTAL),
+    Convention("totalsegmentator-v1", LOBES, _TOTAL_V1, frozenset(range(1, 105)) - set(_TOTAL_V1), source=_TOTAL),
+    Convention(
+        "totalsegmentator", LESIONS, {1: _GGO}, endings=("lung_covid_infiltrate",), kinds_known=False, source=_TOTAL
+    ),
+    Convention("medpseg", LUNGS, {1: _L, 2: _R}, endings=("_lr_lung",), source=_MEDPSEG),
+    Convention("medpseg", LOBES, _SAME_LOBES, source=_MEDPSEG),
+    Convention(
+        "medpseg",
+        LESIONS,
+        {2: _GGO, 3: _CONS},
+        others=frozenset({1, 4, 5}),  # healthy lung, airway, vessel
+        lung_values=frozenset({1}),
+        endings=("_all_segmentations",),
+        source=_MEDPSEG,
+    ),
+    Convention("medpseg", LESIONS, {1: _GGO}, endings=("_findings",), kinds_known=False, source=_MEDPSEG),
+    Convention("covid19-ct-seg", LUNGS, {1: _L, 2: _R}, either_lung=3, source=_MA),
+    Convention(
+        "covid19-ct-seg",
+        LESIONS,
+        {3: _GGO},
+        others=frozenset({1, 2}),
+        lung_values=frozenset({1, 2}),
+        kinds_known=False,
+        source=_MA,
+    ),
+    Convention("infection", LESIONS, {1: _GGO}, kinds_known=False, source="any mask of infection, 0 and 1"),
+)
+NAMES = tuple(dict.fromkeys(convention.name for convention in CONVENTIONS))
+
+TOTALSEGMENTATOR_FILES = {
+    "lung_upper_lobe_left": LEFT_UPPER.id,
+    "lung_lower_lobe_left": LEFT_LOWER.id,
+    "lung_upper_lobe_right": RIGHT_UPPER.id,
+    "lung_middle_lobe_right": RIGHT_MIDDLE.id,
+    "lung_lower_lobe_right": RIGHT_LOWER.id,
+}
+"""Names of TotalSegmentator's lobes: of its files, and in its tables of label names."""
+MEDPSEG_FILES = {"_ggo": GROUND_GLASS.id, "_consolidation": CONSOLIDATION.id}
+"""Endings of MEDPSeg's files of one lesion kind each."""

@@ -1,0 +1,108 @@
+"""Severity from masks that exist already: measured, checked and written, without torch."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covsev.labels import SEVERITY_SUFFIX
+from covsev.masks import Masks
+from covsev.quality import Flag, check_geometry, check_masks, check_scan, failure
+from covsev.report.tables import row, severity_json, write_csv, write_json
+from covsev.scan import Scan
+from covsev.severity import SeverityReport, measure, withhold
+from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Severity of one scan's masks.
+
+    Attributes:
+        masks: as they were read.
+        report: volumes and scores; scores are null where a quality check failed.
+        flags: quality findings.
+        seconds: time of measuring and checking.
+    """
+
+    masks: Masks
+    report: SeverityReport
+    flags: tuple[Flag, ...]
+    seconds: float
+
+
+def score_masks(masks: Masks, *, noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML) -> Scored:
+    """Volumes, scores and quality findings of masks, with the same numbers that ``covsev severity`` gives for them.
+
+    Args:
+        masks: see :func:`covsev.masks.read_masks`.
+        noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
+    """
+    start = time.perf_counter()
+    report = measure_masks(
+        masks.scan,
+        masks.lungs,
+        masks.lobes,
+        masks.lesions,
+        noise_floor_ml=noise_floor_ml,
+        hu_known=masks.hu_known,
+        kinds_known=masks.kinds_known,
+    )
+    lobes = np.zeros_like(masks.lungs) if masks.lobes is None else masks.lobes
+    of_scan = check_scan(masks.scan, masks.lungs) if masks.hu_known else tuple(check_geometry(masks.scan))
+    flags = (*of_scan, *check_masks(masks.scan, masks.lungs, lobes, masks.lesions, report.regions))
+    return Scored(masks, stopped_by(report, flags), flags, round(time.perf_counter() - start, 3))
+
+
+def measure_masks(
+    scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8] | None, lesions: NDArray[np.uint8], **options: Any
+) -> SeverityReport:
+    """:func:`covsev.severity.measure` with the 20 segments of the lobes.
+
+    Args:
+        scan, lungs, lobes, lesions, **options: see there.
+    """
+    return measure(scan, lungs, lobes, lesions, **options)
+
+
+def stopped_by(report: SeverityReport, flags: tuple[Flag, ...]) -> SeverityReport:
+    """The report, its scores withheld where a quality check failed."""
+    reason = failure(flags)
+    return withhold(report, reason) if reason else report
+
+
+def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
+    """Write ``<case>_severity.json`` and the scan's row of ``severity.csv``; rows of other scans there stay.
+
+    Returns:
+        the JSON content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    case = scored.report.case
+    provenance = {
+        "source": str(scored.masks.scan.source),
+        "weights": "none",
+        "method": dict(scored.masks.method),
+        "recovered_ml": None,
+        "airways_ml": None,
+        "seconds": {"severity": scored.seconds},
+    }
+    content = severity_json(scored.report, scored.flags, provenance)
+    write_json(content, folder / f"{case}{SEVERITY_SUFFIX}")
+    table = folder / "severity.csv"
+    write_csv([*_rows_of_others(table, case), row(content)], table)
+    return content
+
+
+def _rows_of_others(path: Path, case: str) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [line for line in csv.DictReader(stream) if line["case"] != case]
