@@ -1,11 +1,13 @@
-"""DICOM series in: headers with pydicom, pixels with SimpleITK (GDCM)."""
+"""DICOM series in, with pydicom; compressed pixels with SimpleITK (GDCM)."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -42,6 +44,7 @@ _TAGS = (
     "Rows",
     "Columns",
     "BitsAllocated",
+    "PixelSpacing",
 )
 _DIRECTORY_UID = "1.2.840.10008.1.3.10"  # a DICOMDIR
 _CAPTURE_UID = "1.2.840.10008.5.1.4.1.1.7"  # secondary captures, such as pictures of dose reports
@@ -116,18 +119,18 @@ def _is_image(header: _Header) -> bool:
 
 
 def _is_ct_slice(header: _Header) -> bool:
-    geometry = _has(header, "ImagePositionPatient", "ImageOrientationPatient")
+    geometry = _has(header, "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
     return _is_image(header) and _text(header, "Modality") == "CT" and geometry
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_series(path: Path, uid: str) -> sitk.Image:
+def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Read series ``uid`` of the folder ``path``, or of the folder that the file ``path`` lies in.
 
     Returns:
-        the volume in HU, its geometry in SimpleITK's LPS+ world.
+        (X, Y, Z) HU, with x along the rows, y along the columns and z along the stack; and its RAS+ affine.
 
     Raises:
         ScanError: if slices are missing, doubled, of different sizes, tilted against the stack, or broken, or if
@@ -141,9 +144,12 @@ def read_series(path: Path, uid: str) -> sitk.Image:
         raise ScanError(f"{folder}: series {uid} has {len(slices)} CT slices; a volume needs more", code="few_slices")
     ordered = _ordered(slices, folder)
     _require_pixels(slices, folder)
+    affine = _affine([slices[path] for path in ordered])
     try:
-        return sitk.ReadImage([str(p) for p in ordered])
-    except RuntimeError as error:
+        return np.stack([_slice_hu(path, slices[path]) for path in ordered], axis=-1), affine
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the decoders raise anything on broken files
         raise ScanError(f"{folder}: pixels of series {uid} cannot be read; the files may be damaged") from error
 
 
@@ -193,7 +199,8 @@ def _refuse(header: _Header, folder: Path, uid: str) -> None:
             code="multi_frame",
         )
     raise ScanError(
-        f"{folder}: series {uid} has no slice positions; export it again with its geometry", code="broken_geometry"
+        f"{folder}: series {uid} has no slice positions or no pixel spacing; export it again with its geometry",
+        code="broken_geometry",
     )
 
 
@@ -207,8 +214,37 @@ def _require_pixels(slices: Mapping[Path, _Header], folder: Path) -> None:
             raise ScanError(f"{folder}: {path.name} has {bits} bits a pixel, not 8, 16 or 32")
         rows, columns = int(header.Rows), int(header.Columns)
         require_volume((columns, rows, len(slices)), np.dtype(f"i{bits // 8}"), folder)
-        compressed = UID(str(header.file_meta.TransferSyntaxUID)).is_compressed
-        require_backed(path, rows * columns * bits // 8, path.stat().st_size, compressed=compressed)
+        claimed_bytes = rows * columns * bits // 8
+        require_backed(path, claimed_bytes, path.stat().st_size, compressed=_is_compressed(header))
+
+
+def _slice_hu(path: Path, header: _Header) -> NDArray[Any]:
+    """(X, Y) HU of one file. GDCM decodes what is compressed; it can take gigabytes for a damaged file."""
+    if _is_compressed(header):
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0].T
+    dataset = pydicom.dcmread(BytesIO(path.read_bytes()))  # a false length takes no memory here, from a file it does
+    stored = dataset.pixel_array.T
+    above = dataset.BitsAllocated - 1 - dataset.HighBit  # bits above the value may hold something else
+    stored = (stored << above) >> (dataset.BitsAllocated - dataset.BitsStored)
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    whole = hu.astype(np.int16)
+    return whole if np.array_equal(whole, hu) else hu
+
+
+def _is_compressed(header: _Header) -> bool:
+    return UID(str(header.file_meta.TransferSyntaxUID)).is_compressed
+
+
+def _affine(ordered: Sequence[_Header]) -> NDArray[np.float64]:
+    """RAS+ affine of the stack (DICOM PS3.3 C.7.6.2.1.1)."""
+    first, last = (np.array(header.ImagePositionPatient, dtype=float) for header in (ordered[0], ordered[-1]))
+    row, column = np.array(ordered[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    between_rows_mm, between_columns_mm = (float(value) for value in ordered[0].PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * between_columns_mm, column * between_rows_mm
+    affine[:3, 2], affine[:3, 3] = (last - first) / (len(ordered) - 1), first
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def _ordered(slices: Mapping[Path, _Header], folder: Path) -> list[Path]:

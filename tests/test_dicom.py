@@ -12,6 +12,7 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
+    RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -145,6 +146,25 @@ def test_a_series_beside_nifti_files_is_found(tmp_path, write_nifti):
     assert [source.series_uid for source in find_scans(tmp_path)] == [None, UID]
 
 
+def test_bits_above_the_value_are_left_out(tmp_path):
+    """Old files keep overlays there, and a signed value of 12 bits need not be extended to 16."""
+    series = ct_series(stored=stored_volume() - 700)
+    for number, dataset in enumerate(series):
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        pixels = (stored_volume()[:, :, number].T - 700) & 0x0FFF | 0x5000
+        dataset.PixelData = np.ascontiguousarray(pixels.astype(np.uint16)).tobytes()
+    save(series, tmp_path)
+    np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 700 - 1024)
+
+
+def test_a_compressed_series_is_read(tmp_path):
+    series = ct_series()
+    for dataset in series:
+        dataset.compress(RLELossless)
+    save(series, tmp_path)
+    np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 1024)
+
+
 # ---- what is not part of a series --------------------------------------------------------------------------------
 
 
@@ -197,7 +217,7 @@ def test_other_modalities_are_named(tmp_path, modality):
     only_scan_is_refused(tmp_path, "wrong_modality", f"series {UID} is {modality}, not CT")
 
 
-@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient"])
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 def test_slices_without_geometry_are_refused(tmp_path, tag):
     series = ct_series()
     for dataset in series:

@@ -100,7 +100,7 @@ def test_case_is_named_by_the_relative_path(tmp_path, name, case):
 
 
 def test_other_files_are_not_scans(tmp_path):
-    touch(tmp_path, "notes.txt", "a.raw", "a.nii.gz.md5", "mask.png", "README", "b.dcm")
+    touch(tmp_path, "notes.txt", "a.raw", "a.nii.gz.md5", "mask.png", "README", "b.json")
     assert find_scans(tmp_path) == []
 
 

@@ -11,7 +11,7 @@ from covsev.scan.volume import (
     require_same_grid,
     to_canonical,
 )
-from covsev.scan.writing import replacing, save_labels, save_probability
+from covsev.scan.writing import remove_leftovers, replacing, save_labels, save_probability
 
 __all__ = [
     "CANONICAL_AXES",
@@ -23,6 +23,7 @@ __all__ = [
     "from_sitk",
     "load_scan",
     "make_scan",
+    "remove_leftovers",
     "replacing",
     "require_same_grid",
     "save_labels",

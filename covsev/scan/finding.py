@@ -15,8 +15,9 @@ from covsev.errors import ScanError
 from covsev.labels import OUTPUT_SUFFIXES
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
+VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_CASE_BYTES = 160  # file names may have 255, and covsev adds prefixes and suffixes
 

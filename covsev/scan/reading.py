@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.errors import CovsevError, ScanError
-from covsev.scan.claims import require_backed, require_honest_header
-from covsev.scan.finding import NIFTI_SUFFIXES, VOLUME_SUFFIXES, ScanSource, find_scans, suffix_of
+from covsev.scan.claims import require_backed, require_honest_nrrd
+from covsev.scan.finding import NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, ScanSource, find_scans, suffix_of
+from covsev.scan.metaimage import read_metaimage
 from covsev.scan.volume import Scan, make_scan, require_volume
 
 
 def load_scan(source: ScanSource | Path | str) -> Scan:
     """Read one scan.
 
-    NIfTI is read with nibabel, also with headers that are not orthonormal; NRRD and MetaImage with SimpleITK;
-    a DICOM folder with pydicom and SimpleITK.
+    NIfTI is read with nibabel, also with headers that are not orthonormal; NRRD with SimpleITK, MetaImage with
+    numpy, a DICOM folder with pydicom.
 
     Raises:
         ScanError: if the file is missing, broken, not a volume, or without usable geometry.
@@ -40,9 +41,12 @@ def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
         if source.series_uid is not None:
             from covsev import dicom
 
-            return *from_sitk(dicom.read_series(path, source.series_uid), name=str(path)), None
+            return *dicom.read_series(path, source.series_uid), None
         _require_file(path)
-        return _read_nifti(path) if suffix_of(path) in NIFTI_SUFFIXES else (*_read_itk(path), None)
+        suffix = suffix_of(path)
+        if suffix in NIFTI_SUFFIXES:
+            return _read_nifti(path)
+        return *(_read_nrrd(path) if suffix in NRRD_SUFFIXES else read_metaimage(path)), None
     except (CovsevError, MemoryError):
         raise
     except Exception as error:  # readers raise anything on broken files; the cause stays attached
@@ -80,10 +84,10 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     return raw, image.affine, image.header
 
 
-def _read_itk(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     import SimpleITK as sitk
 
-    require_honest_header(path)
+    require_honest_nrrd(path)
     return from_sitk(sitk.ReadImage(str(path)), name=str(path))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from covsev import __version__
 from covsev.labels import DISCLAIMER
 from covsev.scan.volume import Scan, require_same_grid
+
+TEMPORARY_PREFIX = ".covsev-"
 
 
 def save_labels(labels: NDArray[np.uint8], scan: Scan, path: Path, *, weights: str = "none") -> None:
@@ -41,9 +43,9 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
     require_same_grid(scan, array.shape, scan.affine, name=path.name)
     image = nib.Nifti1Image(array, scan.affine)
     if isinstance(scan.header, nib.Nifti1Header):
-        image.header.set_xyzt_units(*scan.header.get_xyzt_units())
-        image.set_qform(_qform(scan), int(scan.header["qform_code"]))
-        image.set_sform(scan.affine, int(scan.header["sform_code"]))
+        image.header["xyzt_units"] = scan.header["xyzt_units"] & 63  # what the format defines, odd codes included
+        image.set_qform(_qform(scan), _code(scan, "qform_code"))
+        image.set_sform(scan.affine, _code(scan, "sform_code"))
     else:
         image.header.set_xyzt_units("mm")
         image.set_qform(scan.affine, 1)
@@ -53,20 +55,34 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
         nib.save(image, temporary)
 
 
+def _code(scan: Scan, name: str) -> int:
+    """The source's orientation code; one that the format does not know becomes 1, the scanner's own grid."""
+    code = int(scan.header[name])
+    return code if code in nib.nifti1.xform_codes.value_set() else 1
+
+
 def _qform(scan: Scan) -> NDArray[np.float64]:
-    """The source's qform, or the affine where its quaternion is not one (seen with an unused qform)."""
+    """The source's qform, or the affine where its quaternion or spacing is none (seen with an unused qform)."""
     try:
-        return scan.header.get_qform()  # type: ignore[no-any-return]
+        qform = scan.header.get_qform()
     except ValueError:
         return scan.affine
+    usable = np.isfinite(qform).all() and abs(np.linalg.det(qform)) > 0
+    return qform if usable else scan.affine
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` when the block succeeds and vanishes when it fails."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed run left in ``folder``."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
