@@ -27,9 +27,9 @@ from torch.nn.modules.loss import _Loss
 
 from covsev.networks import InfNetOutput
 from covsev.networks.coach import Coach, random_masks
+from covsev.training.augmentation import GREY
 from covsev.training.game_schedule import GameSchedule, Turn
 from covsev.training.resuming import ReseedEachEpoch, run_resumable
-from covsev.training.transforms import GREY
 
 if TYPE_CHECKING:
     from covsev.training.game_log import GameLog

@@ -1,0 +1,38 @@
+"""Write the tables of docs/results.md from the metrics that benchmarks/compare.py and cross_validate.py stored.
+
+python benchmarks/results.py        (or: make results)
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from covsev.training.comparison import comparison_table, replace_between
+
+DOCS = Path(__file__).parents[1] / "docs"
+TABLES = {  # mark in docs/results.md: stem of the files, lesion
+    "comparison infection": ("infection", "infection"),
+    "comparison ground glass": ("lesion", "ground_glass"),
+    "comparison consolidation": ("lesion", "consolidation"),
+    "comparison ground glass, true prior": ("lesion_true_prior", "ground_glass"),
+    "comparison consolidation, true prior": ("lesion_true_prior", "consolidation"),
+}
+
+
+def main() -> None:
+    manifest = json.loads((resources.files("covsev.data_manifests") / "covid_semiseg.json").read_text())
+    folds = {Path(record["image"]).name: record["fold"] for record in manifest["training"]}
+    page = DOCS / "results.md"
+    text = page.read_text()
+    for name, (stem, lesion) in TABLES.items():
+        text = replace_between(
+            text, name, comparison_table(DOCS / "results" / "comparison", folds, stem=stem, lesion=lesion)
+        )
+    page.write_text(text)
+    print(f"{page} rewritten")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The paper's comparison: which variants are trained, and the tables of their results.
+
+The paper's own figures are not on these data: it trains and tests on slices that are not published as a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+METRICS = ("dice", "jaccard", "sensitivity", "specificity", "mae")
+SINGLE, MULTI = "infection", "lesion"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train a network.
+
+    Attributes:
+        id: of its files.
+        title: what a reader sees.
+        stages: which networks are trained so: ``infection`` (single), ``lesion`` (multi).
+        network: configuration beside ``train.yaml`` that names another network, or ``None`` for InfNet.
+        settings: overrides of ``train.yaml``.
+        pretrained: whether it starts from the coach pretraining, not from ImageNet.
+        semi: id of the variant that is trained on with pseudo labels, or ``None``.
+        prior: id of the variant whose single network is the prior of the multi network; ``None`` for its own.
+    """
+
+    id: str
+    title: str
+    stages: tuple[str, ...] = (SINGLE, MULTI)
+    network: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    semi: str | None = None
+    prior: str | None = None
+
+
+VARIANTS = (
+    Variant("infnet", "InfNet", settings={"augment": False}),
+    Variant("infnet_aug04", "InfNet + augmentation 0.4", settings={"cutout_probability": 0.4}),
+    Variant("infnet_aug05", "InfNet + augmentation 0.5", settings={"cutout_probability": 0.5}),
+    Variant("self_infnet", "Self-InfNet", settings={"augment": False}, pretrained=True),
+    Variant(
+        "self_infnet_aug04", "Self-InfNet + augmentation 0.4", settings={"cutout_probability": 0.4}, pretrained=True
+    ),
+    Variant("unet", "U-Net", network="network_unet.yaml", prior="infnet_aug04"),
+    Variant("covid_segnet", "COVID-SegNet", (SINGLE,), network="network_covid_segnet.yaml"),
+    Variant("semi_infnet", "Semi-InfNet", (SINGLE,), semi="infnet_aug04"),
+)
+"""The paper's five variants, then the networks that it compares them with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: mean over folds, and the standard error of that mean."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.mean):
+            return "-"
+        return f"{self.mean:.3f}" if np.isnan(self.error) else f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+def fold_cell(values: Sequence[float], folds: Sequence[int]) -> Cell:
+    """Mean over folds of the mean over each fold's slices, with its standard error; NaN values are left out.
+
+    Args:
+        values: (N,) one number a slice.
+        folds: (N,) the fold in which each slice was held out.
+    """
+    means = pd.Series(values, dtype=float).groupby(np.asarray(folds)).mean().dropna()
+    if len(means) == 0:
+        return Cell(np.nan, np.nan)
+    error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else np.nan
+    return Cell(float(means.mean()), error)
+
+
+def comparison_table(folder: Path, folds: Mapping[str, int], *, stem: str, lesion: str) -> str:
+    """Markdown table of all variants whose metrics are in ``folder``, in the order of :data:`VARIANTS`.
+
+    Args:
+        folder: holds ``<stem>_<variant>.csv`` of :func:`covsev.training.metrics.write_metrics`.
+        folds: fold of each slice, by name.
+        stem: ``infection``, ``lesion`` or ``lesion_true_prior``.
+        lesion: ``infection``, ``ground_glass`` or ``consolidation``.
+
+    Raises:
+        ValueError: if a file names a slice without a fold, or no variant has a file.
+    """
+    lines = [f"| variant | folds | {' | '.join(METRICS)} |", "|---" * (2 + len(METRICS)) + "|"]
+    for variant, table in _tables(folder, stem):
+        unknown = sorted(set(table["name"]) - set(folds))
+        if unknown:
+            raise ValueError(f"{folder / f'{stem}_{variant.id}.csv'}: no fold is known for {', '.join(unknown)}")
+        members = [folds[name] for name in table["name"]]
+        cells = " | ".join(str(fold_cell(table[f"{lesion}_{metric}"].tolist(), members)) for metric in METRICS)
+        lines.append(f"| {variant.title} | {len(set(members))} | {cells} |")
+    if len(lines) == 2:
+        raise ValueError(f"{folder}: no {stem}_<variant>.csv in it")
+    return "\n".join(lines)
+
+
+def _tables(folder: Path, stem: str) -> Iterator[tuple[Variant, pd.DataFrame]]:
+    for variant in VARIANTS:
+        path = folder / f"{stem}_{variant.id}.csv"
+        if path.is_file():
+            table = pd.read_csv(path)
+            yield variant, table[table["row"] == "case"]
+
+
+def replace_between(text: str, name: str, content: str) -> str:
+    """``text`` with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced by ``content``.
+
+    Raises:
+        ValueError: if the two marks are not there, once each, in this order.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or start in after or end in after:
+        raise ValueError(f"the marks {start} and {end} must stand in the text once, in this order")
+    return f"{before}{start}\n{content}\n{end}{after}"
