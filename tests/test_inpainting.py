@@ -18,10 +18,11 @@ from torch import nn
 from covsev.networks import Backbone, Coach, InfNetOutput, InpaintingInfNet
 from covsev.networks.coach import random_masks
 from covsev.networks.inpainting_infnet import HEADS
+from covsev.training.augmentation import GREY
 from covsev.training.game_log import GameLog, mask_hardness
 from covsev.training.game_schedule import GameSchedule
 from covsev.training.inpainting import CoachGame, ReconstructionLoss, erase, play
-from covsev.training.transforms import GREY, GradientEdged
+from covsev.training.transforms import GradientEdged
 
 SIZE = 64
 SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}

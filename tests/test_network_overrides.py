@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from monai.utils import set_determinism
 from toy_slices import parse_configs, run_configs, write_toy_dataset
 
 from covsev.networks import CovidSegNet
+from covsev.options import DEFAULT_BUNDLE
 from covsev.training.pretrained import from_scratch
 
 SMALL = {
@@ -53,3 +56,16 @@ def test_pretrained_weights_are_refused():
     assert from_scratch(network) is network
     with pytest.raises(ValueError, match=r"BasicUNet cannot start from pretrained weights; got inpainter\.pt"):
         from_scratch(network, "inpainter.pt")
+
+
+def test_the_multi_unet_divides_what_the_prior_found():
+    configs = DEFAULT_BUNDLE.parent / "covid_lesion_ct_segmentation" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / "train.yaml"), str(configs / "network_unet.yaml")])
+    parser["device"] = "$torch.device('cpu')"
+    network, loss = parser.get_parsed_content("network"), parser.get_parsed_content("loss")
+    assert isinstance(network, BasicUNet)
+    logits = network(torch.rand(2, 2, 64, 64))
+    assert logits.shape == (2, 3, 64, 64)
+    target = torch.cat((torch.ones(2, 1, 64, 64), torch.zeros(2, 3, 64, 64)), dim=1)
+    torch.testing.assert_close(loss(logits, target), F.binary_cross_entropy_with_logits(logits, target[:, :3]))
