@@ -1,6 +1,58 @@
 """covsev: lungs, lobes, COVID-19 lesions and severity scores from chest CT.
 
 Research use only, not a medical device.
+
+:func:`assess` does one scan, :func:`assess_directory` many. The names below are imported when they are first used, so
+that ``import covsev`` takes no time.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from covsev.assessment import Assessment, assess
+    from covsev.batch import BatchResult, assess_directory
+    from covsev.errors import CovsevError
+    from covsev.options import Options
+    from covsev.scan import Scan, find_scans, load_scan, make_scan
+
+__all__ = [
+    "Assessment",
+    "BatchResult",
+    "CovsevError",
+    "Options",
+    "Scan",
+    "__version__",
+    "assess",
+    "assess_directory",
+    "find_scans",
+    "load_scan",
+    "make_scan",
+]
+
+_MODULES = {
+    "Assessment": "covsev.assessment",
+    "BatchResult": "covsev.batch",
+    "CovsevError": "covsev.errors",
+    "Options": "covsev.options",
+    "Scan": "covsev.scan",
+    "assess": "covsev.assessment",
+    "assess_directory": "covsev.batch",
+    "find_scans": "covsev.scan",
+    "load_scan": "covsev.scan",
+    "make_scan": "covsev.scan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'covsev' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

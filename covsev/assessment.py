@@ -6,19 +6,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from covsev import labels, quality
 from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
 from covsev.anatomy.lungs import LungSegmentation, segment_lungs
-from covsev.lesion_model import LesionModel
+from covsev.lesion_model import LesionModel, load_model
 from covsev.lesions import LesionSegmentation, segment_lesions
-from covsev.options import Options
+from covsev.options import DEFAULT_BUNDLE, Options
 from covsev.quality import Flag
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
-from covsev.scan import Scan, save_labels, save_probability
+from covsev.scan import Scan, load_scan, save_labels, save_probability
 from covsev.severity import SeverityReport, measure, withhold
 
 
@@ -56,13 +57,23 @@ class _Stopwatch:
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def assess(scan: Scan, model: LesionModel, options: Options | None = None) -> Assessment:
+shipped_model = cache(partial(load_model, DEFAULT_BUNDLE))
+"""The lesion model that covsev ships, loaded once."""
+
+
+def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: Options | None = None) -> Assessment:
     """Lungs, lobes, lesions and severity of one scan.
+
+    Args:
+        scan: see :func:`covsev.scan.load_scan`; or the path of a file or of a DICOM folder, which is read.
+        model: see :func:`covsev.lesion_model.load_model`; the shipped one if not given.
+        options: see :class:`covsev.options.Options`.
 
     Raises:
         CovsevError: if the scan cannot be assessed; the message says why.
     """
-    options = options or Options()
+    scan = scan if isinstance(scan, Scan) else load_scan(scan)
+    model, options = model or shipped_model(), options or Options()
     watch = _Stopwatch()
     with watch.stage("lungs"):
         lungs = segment_lungs(scan)
@@ -78,8 +89,17 @@ def assess(scan: Scan, model: LesionModel, options: Options | None = None) -> As
     return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds)
 
 
-def write(assessment: Assessment, folder: Path, options: Options | None = None) -> dict[str, Any]:
-    """Write the masks, the overlay and, last, the JSON file of one scan; returns the JSON content."""
+def write(
+    assessment: Assessment,
+    folder: Path,
+    options: Options | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the masks, the overlay and, last, the JSON file of one scan; returns the JSON content.
+
+    The JSON file lists the others with their sizes. ``provenance`` is what else it should say, such as a fingerprint.
+    """
     options = options or Options()
     scan, weights = assessment.scan, assessment.weights
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +122,11 @@ def write(assessment: Assessment, folder: Path, options: Options | None = None) 
         _suffixed(base, labels.OVERLAY_SUFFIX),
         caption=_caption(assessment),
     )
-    content = severity_json(assessment.report, assessment.flags, _provenance(assessment))
+    suffixes = (*maps, *([labels.PROBABILITY_SUFFIX] if options.save_probability else []), labels.OVERLAY_SUFFIX)
+    written = [_suffixed(base, suffix) for suffix in suffixes]
+    outputs = {path.name: path.stat().st_size for path in written}
+    everything = _provenance(assessment) | {"outputs": outputs} | dict(provenance or {})
+    content = severity_json(assessment.report, assessment.flags, everything)
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content
 

@@ -59,26 +59,39 @@ def severity(
         float, typer.Option(min=0, help="Lesion below this many ml in a region counts as none in the scores.")
     ] = 1.0,
     probability: Annotated[bool, typer.Option("--probability", help="Also write the infection probability.")] = False,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="Write DICOM's patient name, id and UIDs into the JSON files.")
+    ] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own network and share of cores.")] = 1,
+    cluster: Annotated[str, typer.Option(help="'local': a Dask cluster of --workers processes here.")] = "",
+    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler, such as tcp://node1:8786.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do scans again that are done already.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
 ) -> None:
     """Assess one scan or many: masks, severity.csv, one JSON and one picture a scan.
 
+    Scans that an earlier run into the same folder has done are skipped.
     Exit code 0: all assessed; 1: some failed, see severity.csv; 2: nothing to do.
     """
-    from covsev.errors import CovsevError
-    from covsev.scan import find_scans
+    from covsev.options import DEFAULT_BUNDLE, Options
 
-    try:
-        sources = find_scans(scans)
-        if not sources:
-            raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
-        result = _run(sources, output, bundle, lung_restriction, noise_floor_ml, probability)
-    except (CovsevError, OSError) as error:
-        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(EXIT_NOTHING_TO_DO) from error
-    _print_result(result, output)
+    if cluster not in ("", "local"):
+        raise typer.BadParameter(f"{cluster!r} is not 'local'; name another cluster by --scheduler")
+    if scheduler and (cluster or workers > 1):
+        raise typer.BadParameter("--scheduler brings its own workers; leave out --cluster and --workers")
+    result = _assess(
+        scans,
+        output,
+        debug=debug,
+        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers),
+        bundle=bundle or DEFAULT_BUNDLE,
+        workers=workers,
+        scheduler=scheduler or cluster or None,
+        overwrite=overwrite,
+    )
     if result.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -90,10 +103,7 @@ def demo(
     """Make a synthetic scan, assess it, and compare what was measured with the truth."""
     from covsev.demo import compare, write_demo
 
-    source = write_demo(output)
-    result = _run([source], output, None, True, 1.0, False)
-    _print_result(result, output)
-    if result.failed:
+    if _assess(write_demo(output).path, output).failed:
         raise typer.Exit(EXIT_SOME_FAILED)
     table = Table("region", "lung ml", "true", "lesion ml", "true", "lesion %", "true", title="Measured against true")
     for line in compare(output):
@@ -102,32 +112,31 @@ def demo(
     _console.print(table)
 
 
-def _run(
-    sources: list[Any],
-    output: Path,
-    bundle: Path | None,
-    lung_restriction: bool,
-    noise_floor_ml: float,
-    probability: bool,
-) -> BatchResult:
-    """Assess ``sources`` behind a progress bar."""
+def _assess(scans: Path, output: Path, *, debug: bool = False, **settings: Any) -> BatchResult:
+    """Assess behind a progress bar and print the table; what stops the whole run ends with exit code 2."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_errors) as progress:
-        task = progress.add_task("loading the network", total=len(sources))
-        from covsev.batch import assess_sources
-        from covsev.lesion_model import load_model
-        from covsev.options import DEFAULT_BUNDLE, Options
+    from covsev.batch import assess_directory
+    from covsev.errors import CovsevError
+    from covsev.scan import find_scans
 
-        return assess_sources(
-            sources,
-            output,
-            load_model(bundle or DEFAULT_BUNDLE),
-            Options(lung_restriction, noise_floor_ml, probability),
-            on_start=lambda case: progress.update(task, description=escape(case)),
-            on_done=lambda _: progress.advance(task),
-        )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        sources = find_scans(scans)
+        if not sources:
+            raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
+        with Progress(*columns, console=_errors) as progress:
+            task = progress.add_task("assessing", total=len(sources))
+            result = assess_directory(
+                sources, output, debug=debug, on_done=lambda _: progress.advance(task), **settings
+            )
+    except (CovsevError, OSError) as error:
+        if debug:
+            raise
+        _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        raise typer.Exit(EXIT_NOTHING_TO_DO) from error
+    _print_result(result, output)
+    return result
 
 
 def _print_result(result: BatchResult, output: Path) -> None:
@@ -145,6 +154,8 @@ def _print_result(result: BatchResult, output: Path) -> None:
             row["flags"].replace("_", " "),
         )
     _console.print(table)
+    if result.skipped:
+        _console.print(f"{result.skipped} were done already; --overwrite does them again")
     _console.print(f"{escape(str(output / 'severity.csv'))}   covsev {__version__}, {DISCLAIMER}", highlight=False)
 
 

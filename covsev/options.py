@@ -19,8 +19,10 @@ class Options:
         restrict_to_lungs: drop lesion outside the lung labels.
         noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
         save_probability: also write the infection probability.
+        keep_identifiers: write what DICOM headers say of the patient (name, id, dates, UIDs) into the JSON file.
     """
 
     restrict_to_lungs: bool = True
     noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
     save_probability: bool = False
+    keep_identifiers: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -95,10 +96,22 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write all ``rows`` with :data:`COLUMNS` under a temporary name, then rename it."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    with replacing(path) as temporary:
+        temporary.write_bytes(_csv_lines(dict(zip(COLUMNS, COLUMNS, strict=True)), *rows))
+
+
+def append_csv(row: Mapping[str, Any], path: Path) -> None:
+    """Add one row to a table of :func:`write_csv`, in one write, so that readers see whole lines."""
+    with path.open("ab", buffering=0) as stream:
+        stream.write(_csv_lines(row))
+
+
+def _csv_lines(*rows: Mapping[str, Any]) -> bytes:
+    """Lines of a table; bytes of a path that are no text become escapes."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _cell(value: Any) -> Any:

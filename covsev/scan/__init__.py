@@ -1,6 +1,6 @@
 """The door: every scan enters and every label map leaves through here, on the scan's own grid."""
 
-from covsev.scan.finding import ScanSource, find_scans, with_unique_cases
+from covsev.scan.finding import ScanSource, files_of, find_scans, with_unique_cases
 from covsev.scan.reading import from_sitk, load_scan
 from covsev.scan.volume import (
     CANONICAL_AXES,
@@ -18,6 +18,7 @@ __all__ = [
     "Scan",
     "ScanSource",
     "canonical_spacing_mm",
+    "files_of",
     "find_scans",
     "from_canonical",
     "from_sitk",

@@ -81,6 +81,17 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
     yield from (ScanSource("", path) for path in closed)
 
 
+def files_of(source: ScanSource) -> list[Path]:
+    """The files that a scan consists of: one, a header with its data, or the DICOM files of a folder."""
+    path = source.path
+    if source.series_uid is not None:
+        folder = path if path.is_dir() else path.parent
+        return [p for p in sorted(folder.iterdir()) if not suffix_of(p) and may_be_dicom(p)]
+    if path.suffix.lower() in (".nhdr", ".mhd"):
+        return sorted(p for p in path.parent.iterdir() if p.name.startswith(path.stem + "."))
+    return [path]
+
+
 def suffix_of(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
     """The longest of ``suffixes`` that ``path`` ends with, ``""`` if none."""
     name = path.name.lower()

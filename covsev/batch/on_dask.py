@@ -1,0 +1,121 @@
+"""Scans on many machines: each is a task of a Dask cluster, which runs it again where a worker is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from covsev import __version__
+from covsev.batch.job import Job, Row, failed, failure
+from covsev.batch.processes import thread_share
+from covsev.errors import BundleError, CovsevError, WorkerError
+
+LOCAL = "local"
+"""In place of a scheduler's address: a cluster of processes on this machine."""
+
+
+class DaskCluster:
+    """A Dask cluster, found by its scheduler's address or made on this machine."""
+
+    def __init__(self, bundle: Path, scheduler: str, workers: int) -> None:
+        """Connect, and have one worker load the model.
+
+        Args:
+            bundle: folder that every worker can read.
+            scheduler: address such as ``tcp://10.0.0.1:8786``, or :data:`LOCAL`.
+            workers: processes of a local cluster.
+
+        Raises:
+            WorkerError: if Dask is not installed, no scheduler answers, or the workers have another covsev.
+            BundleError: if the bundle cannot be loaded.
+        """
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise WorkerError("Dask is not installed; pip install 'covsev[dask]'") from error
+        self._bundle = bundle
+        self._cluster = _local_cluster(workers) if scheduler == LOCAL else None
+        try:
+            self._client = Client(self._cluster or scheduler, timeout=30)
+            self.model = self._describe()
+        except (OSError, TimeoutError, ValueError) as error:
+            self.close()
+            if isinstance(error, CovsevError):
+                raise
+            raise WorkerError(f"no Dask scheduler answers at {scheduler} ({type(error).__name__})") from error
+
+    def __enter__(self) -> DaskCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what is not done, and end a local cluster."""
+        for part in (getattr(self, "_client", None), self._cluster):
+            if part is not None:
+                part.close()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
+        """Do ``jobs`` and give their rows as they come.
+
+        A scan that takes down several workers (Dask's ``distributed.scheduler.allowed-failures``) becomes a row.
+        """
+        from distributed import as_completed
+
+        futures = {self._client.submit(_assess, job, self._bundle, pure=False): job for job in jobs}
+        for future in as_completed(futures):
+            yield _row(futures[future], future)
+            future.release()
+
+    def _describe(self) -> Mapping[str, Any]:
+        model = self._client.submit(_describe, self._bundle, pure=False).result()
+        if "refused" in model:
+            raise BundleError(model["refused"])
+        if model["covsev_version"] != __version__:
+            raise WorkerError(f"the cluster has covsev {model['covsev_version']}, this machine {__version__}")
+        return model  # type: ignore[no-any-return]
+
+
+def _local_cluster(workers: int) -> Any:
+    from distributed import LocalCluster
+
+    environment = {"OMP_NUM_THREADS": str(thread_share(workers)), "OMP_WAIT_POLICY": "PASSIVE"}
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        env=environment,
+        memory_limit=None,
+    )
+
+
+def _row(job: Job, future: Any) -> Row:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()  # type: ignore[no-any-return]
+    except KilledWorker:
+        return failed(job, "worker_died", f"{job.source.path}: the workers that assessed it died, one after the other")
+    except Exception as error:  # such as a cancelled task, or a worker that cannot import covsev
+        return failure(job, error)
+
+
+def _assess(job: Job, bundle: Path) -> Row:
+    """On a worker: one scan."""
+    from covsev.batch.work import assess_job
+
+    return assess_job(job, bundle)
+
+
+def _describe(bundle: Path) -> dict[str, Any]:
+    """On a worker: the loaded model in words."""
+    from covsev.batch.work import cached_model, describe
+
+    try:
+        return describe(cached_model(bundle))
+    except CovsevError as error:
+        return {"refused": str(error)}

@@ -1,0 +1,229 @@
+"""Scans on several processes of this machine. A process that dies takes no other scan with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from covsev.batch.job import Job, Row, failed
+from covsev.errors import BundleError, WorkerError
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def thread_share(workers: int) -> int:
+    """Threads for each of ``workers`` processes: this process's cores divided, no more than ``OMP_NUM_THREADS``."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(wished) if wished.isdigit() and int(wished) else cores
+    return max(1, min(cores // workers, most))
+
+
+class Worker:
+    """A process of :mod:`covsev.batch.worker` and the talk with it.
+
+    A plain subprocess, not ``multiprocessing``: scripts and notebooks need no ``if __name__ == "__main__"``.
+    """
+
+    def __init__(self, bundle: Path, threads: int, *, debug: bool) -> None:
+        """Start the process; it needs seconds to load the model."""
+        share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+        self._errors = None if debug else tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self.process = subprocess.Popen(  # noqa: S603 - no shell, our own module
+            [sys.executable, "-m", "covsev.batch.worker", str(bundle)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            encoding="utf-8",
+            env=os.environ | share,
+        )
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the process says until it ends; half a line, of a process that died, is left out."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.endswith("\n"):
+                yield json.loads(line)
+        self.process.wait()
+
+    def await_ready(self) -> Mapping[str, Any]:
+        """The description of the loaded model.
+
+        Raises:
+            BundleError: if the bundle cannot be loaded.
+            WorkerError: if the process dies before.
+        """
+        message: dict[str, Any] = next(self.messages(), {"event": "died"})
+        if message["event"] == "refused":
+            raise BundleError(message["reason"])
+        if message["event"] != "ready":
+            raise WorkerError(f"a worker process {self.end()} while it loaded the model{self._last_words()}")
+        return message["model"]  # type: ignore[no-any-return]
+
+    def send(self, job: Job | None) -> None:
+        """Hand over a job, or ``None`` for no more; a dead process is noticed by its silence."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write((job.to_json() if job else "") + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            return
+
+    def end(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        name = signal.Signals(-code).name
+        hint = ", probably for want of memory" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+
+    def _last_words(self) -> str:
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+    def close(self) -> None:
+        """End the process if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self._errors):
+            try:
+                if stream is not None:
+                    stream.close()
+            except OSError:  # words that a dead process did not take
+                continue
+
+
+class LocalProcesses:
+    """Worker processes of this machine, each with its own model and its share of the cores."""
+
+    def __init__(self, bundle: Path, workers: int, *, debug: bool = False) -> None:
+        """Start the workers and wait until the first has loaded the model."""
+        self._bundle, self._threads, self._debug = bundle, thread_share(workers), debug
+        self._lock = threading.Lock()
+        self._open: list[Worker] = []
+        self._started = [self._start() for _ in range(workers)]
+        try:
+            self.model = self._started[0].await_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> LocalProcesses:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._lock:
+            for worker in self._open:
+                worker.close()
+            self._open.clear()
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
+        """Do ``jobs`` and give their rows as they come.
+
+        Scans that a dying process held are done again at the end, each alone in a process of its own; one whose
+        process dies again becomes a row.
+
+        Raises:
+            WorkerError: if a process cannot load the model.
+        """
+        waiting, held_by_dead = deque(jobs), deque[Job]()
+        results: SimpleQueue[Row | Exception | None] = SimpleQueue()
+        for number, worker in enumerate(self._started):
+            arguments = (worker, number == 0, waiting, held_by_dead, results)
+            threading.Thread(target=self._serve, args=arguments, daemon=True).start()
+        serving = len(self._started)
+        while serving:
+            result = results.get()
+            if isinstance(result, Exception):
+                raise result
+            if result is None:
+                serving -= 1
+            else:
+                yield result
+        for job in held_by_dead:
+            yield self._run_alone(job)
+
+    def _start(self) -> Worker:
+        worker = Worker(self._bundle, self._threads, debug=self._debug)
+        with self._lock:
+            self._open.append(worker)
+        return worker
+
+    def _serve(
+        self,
+        worker: Worker,
+        ready: bool,
+        waiting: deque[Job],
+        held_by_dead: deque[Job],
+        results: SimpleQueue[Row | Exception | None],
+    ) -> None:
+        """Feed one worker, and its successors where it dies, until no job waits."""
+        try:
+            while True:
+                if not ready:
+                    worker.await_ready()
+                held = _feed(worker, waiting, results)
+                held_by_dead.extend(held)
+                if not waiting:
+                    break
+                if not held:
+                    raise WorkerError(f"a worker process {worker.end()} although it had nothing to do")
+                worker, ready = self._start(), False
+            results.put(None)
+        except Exception as error:  # goes on in the thread that waits for results
+            results.put(error)
+
+    def _run_alone(self, job: Job) -> Row:
+        worker = self._start()
+        worker.await_ready()
+        results: SimpleQueue[Row | Exception | None] = SimpleQueue()
+        if _feed(worker, deque([job]), results):
+            reason = f"{job.source.path}: the process that assessed it {worker.end()}, also when it ran alone"
+            return failed(job, "worker_died", reason)
+        row = results.get()
+        assert isinstance(row, Mapping)
+        return row
+
+
+def _feed(worker: Worker, waiting: deque[Job], results: SimpleQueue[Row | Exception | None]) -> list[Job]:
+    """Give jobs to ``worker`` as it asks for them until it ends; the jobs that it held when it died."""
+    held: dict[str, Job] = {}
+    for message in worker.messages():
+        if message["event"] == "next":
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                worker.send(None)
+                continue
+            held[job.source.case] = job
+            worker.send(job)
+        elif message["event"] == "done":
+            del held[message["row"]["case"]]
+            results.put(message["row"])
+    return list(held.values())

@@ -1,0 +1,63 @@
+"""A worker process: ``python -m covsev.batch.worker BUNDLE``, started by :mod:`covsev.batch.processes`.
+
+It speaks in lines of JSON. Out: ``ready`` with the model's description, or ``refused``; ``next`` to ask for a scan;
+``done`` with a row. In: a job, or an empty line for no more. It ends with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TextIO
+
+from covsev.errors import CovsevError
+
+
+def main(bundle: Path, commands: TextIO, answers: TextIO) -> None:
+    """Load the model, then do the jobs that ``commands`` brings until there are no more."""
+    from covsev.batch.job import Job
+    from covsev.batch.work import describe, work_through
+    from covsev.lesion_model import load_model
+
+    lines: SimpleQueue[str] = SimpleQueue()
+    speaking = threading.Lock()
+
+    def say(event: str, **content: Any) -> None:
+        with speaking:
+            answers.write(json.dumps({"event": event} | content) + "\n")
+            answers.flush()
+
+    def jobs() -> Iterator[Job]:
+        say("next")
+        while line := lines.get().strip():
+            yield Job.from_json(line)
+            say("next")
+
+    try:
+        model = load_model(bundle)
+    except CovsevError as error:
+        say("refused", reason=str(error))
+        return
+    threading.Thread(target=_listen, args=(commands, lines), daemon=True).start()
+    say("ready", model=describe(model))
+    work_through(jobs(), model, lambda row: say("done", row=dict(row)))
+
+
+def _listen(commands: TextIO, lines: SimpleQueue[str]) -> None:
+    """Hand on lines; the end of the stream without an empty line means that the parent died."""
+    for line in commands:
+        lines.put(line)
+        if not line.strip():
+            return
+    os._exit(1)  # at once: files under temporary names are swept by the next run
+
+
+if __name__ == "__main__":
+    private = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print must not look like an answer
+    main(Path(sys.argv[1]), sys.stdin, private)
