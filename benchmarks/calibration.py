@@ -1,0 +1,79 @@
+"""Reliability of the infection probability on held-out slices, agreement by threshold, and opacity by threshold.
+
+    python benchmarks/calibration.py COVID_SEMISEG --folds runs/cross_validation -o docs/results \
+      --plot docs/images/calibration.png --scans VOLUMES
+
+Needs the weights of `benchmarks/cross_validate.py`. Opacity of the scans is that of the shipped weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from covsev.anatomy.lungs import segment_lungs
+from covsev.lesion_model import LesionModel, load_model
+from covsev.lesions import segment_lesions, slice_probability
+from covsev.options import DEFAULT_BUNDLE
+from covsev.scan import find_scans, load_scan
+from covsev.training.calibration import (
+    Slice,
+    agreement_by_threshold,
+    expected_calibration_error,
+    plot_calibration,
+    reliability,
+)
+from covsev.training.evaluation import read_grey
+from covsev.training.folds import FOLDS
+from covsev.training.manifests import load_datalist
+
+THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.05), 2).tolist()
+SHOWN = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def held_out_slices(dataset_dir: Path, manifest: str, folds: Path) -> list[Slice]:
+    slices = []
+    for fold in range(FOLDS):
+        model = load_model(DEFAULT_BUNDLE, checkpoint=folds / f"fold{fold}" / "model.pt")
+        for record in load_datalist(manifest, dataset_dir, fold=fold, part="validation"):
+            probability = slice_probability(read_grey(record["image"]), model)[0]
+            slices.append((probability, read_grey(record["infection"]) > 127))
+    return slices
+
+
+def opacity_by_threshold(scans: Path, model: LesionModel) -> pd.DataFrame:
+    """Percentage of lung that is infected at each threshold, a row a scan."""
+    rows = []
+    for source in find_scans(scans):
+        scan = load_scan(source)
+        lungs = segment_lungs(scan).labels
+        inside = segment_lesions(scan, lungs, model).probability[lungs > 0]
+        rows.append({"scan": scan.case} | {f"{t:g}": 100 * float((inside >= t).mean()) for t in SHOWN})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--folds", type=Path, required=True, help="output of cross_validate.py")
+    parser.add_argument("--manifest", default="covid_semiseg")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--plot", type=Path, required=True)
+    parser.add_argument("--scans", type=Path, help="scans whose opacity is shown by threshold")
+    options = parser.parse_args()
+    slices = held_out_slices(options.dataset_dir, options.manifest, options.folds)
+    tables = {"reliability": reliability(slices), "threshold": agreement_by_threshold(slices, THRESHOLDS)}
+    plot_calibration(tables["reliability"], tables["threshold"], options.plot)
+    if options.scans:
+        tables["opacity_by_threshold"] = opacity_by_threshold(options.scans, load_model(DEFAULT_BUNDLE))
+    for name, table in tables.items():
+        table.to_csv(options.output / f"{name}.csv", index=False, float_format="%.4f")
+        print(table.to_string(index=False, float_format="%.3f"))
+    print(f"expected calibration error {expected_calibration_error(tables['reliability']):.4f}")
+
+
+if __name__ == "__main__":
+    main()
