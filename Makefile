@@ -1,13 +1,14 @@
 # make demo   make an environment, then assess a synthetic scan and compare with the truth
 # make test   make an environment, then run all tests
 # make lint   format check, lint and type check
+# make results   write the tables of docs/results.md from the stored metrics
 #
 # Needs Python 3.11 or newer, git and make. VENV names the environment's folder.
 VENV ?= .venv
 PYTHON ?= python3
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint
+.PHONY: demo test lint results
 
 demo: $(VENV)/installed
 	$(VENV)/bin/covsev demo --output demo
@@ -19,6 +20,9 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+results: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/results.py
 
 $(VENV)/installed: setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
