@@ -68,30 +68,55 @@ def shipped_model() -> Any:
 
 
 @pytest.fixture(scope="session")
-def bright_model() -> Any:
-    """A model that takes no time: infected is what lies above about -650 HU, or above 0.35 of an 8-bit slice."""
+def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very coarse phantom as NIfTI, ``small.nii.gz``, alone in its folder; do not change it."""
+    scan = make_phantom((5.0, 5.0, 10.0)).scan
+    path = tmp_path_factory.mktemp("small") / "small.nii.gz"
+    nib.save(nib.Nifti1Image(scan.hu, scan.affine), path)
+    return path
+
+
+BRIGHT_BUNDLE = """
+bundle_root: ""
+device: ""
+network_def: {_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 1, kernel_size: 1}
+model:
+  _target_: covsev.lesion_model.make_model
+  network: "@network_def"
+  checkpoint: "$@bundle_root + '/models/model.pt'"
+  preprocessing:
+    _target_: covsev.lesion_model.SlicePreprocessing
+    hu_window: [-1000.0, 0.0]
+    network_size: [64, 64]
+    lung_margin_mm: 8.0
+  inferer: {_target_: SimpleInferer}
+  postprocessing: {_target_: covsev.lesion_model.SlicePostprocessing, threshold: 0.5}
+  batch_size: 4
+  name: bright
+  device: "@device"
+"""
+
+
+@pytest.fixture(scope="session")
+def bright_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that takes no time: infected is what lies above about -650 HU, or above 0.35 of an 8-bit slice."""
     import torch
-    from torch import nn
 
-    from covsev.lesion_model import LesionModel, SlicePostprocessing, SlicePreprocessing
+    bundle = tmp_path_factory.mktemp("bright_bundle")
+    for folder in ("configs", "models"):
+        (bundle / folder).mkdir()
+    (bundle / "configs" / "inference.yaml").write_text(BRIGHT_BUNDLE)
+    weights = {"weight": torch.full((1, 1, 1, 1), 100.0), "bias": torch.tensor([-35.0])}
+    torch.save(weights, bundle / "models" / "model.pt")
+    return bundle
 
-    class BrightIsInfected(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gain = nn.Parameter(torch.tensor(100.0))
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.gain * (image - 0.35)
+@pytest.fixture(scope="session")
+def bright_model(bright_bundle: Path) -> Any:
+    """The model of ``bright_bundle``."""
+    from covsev.lesion_model import load_model
 
-    return LesionModel(
-        network=BrightIsInfected().eval(),
-        preprocessing=SlicePreprocessing((-1000.0, 0.0), (64, 64), 8.0),
-        inferer=lambda batch, network: network(batch),
-        postprocessing=SlicePostprocessing(0.5),
-        batch_size=4,
-        name="bright",
-        weights="0" * 64,
-    )
+    return load_model(bright_bundle)
 
 
 def _frozen(phantom: Phantom) -> Phantom:

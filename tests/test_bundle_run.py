@@ -18,18 +18,9 @@ from covsev.bundle_run import refuse_unknown_overrides, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
 from covsev.options import DEFAULT_BUNDLE, Options
-from covsev.phantom import make_phantom
 from covsev.scan import load_scan
 
 INFERENCE = str(DEFAULT_BUNDLE / "configs" / "inference.yaml")
-
-
-@pytest.fixture(scope="module")
-def good_scan(tmp_path_factory):
-    scan = make_phantom((5.0, 5.0, 10.0)).scan
-    path = tmp_path_factory.mktemp("good") / "good.nii.gz"
-    nib.save(nib.Nifti1Image(scan.hu, scan.affine), path)
-    return path
 
 
 def _run_bundle(*overrides: str) -> subprocess.CompletedProcess[str]:
@@ -38,12 +29,12 @@ def _run_bundle(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_monai_bundle_run_writes_the_mask_of_the_command_line(good_scan, tmp_path):
-    done = _run_bundle("--dataset_dir", str(good_scan.parent), "--output_dir", str(tmp_path))
+def test_monai_bundle_run_writes_the_mask_of_the_command_line(small_scan, tmp_path):
+    done = _run_bundle("--dataset_dir", str(small_scan.parent), "--output_dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
+    mask = nib.load(tmp_path / f"small{labels.INFECTION_SUFFIX}")
     options = Options(restrict_to_lungs=False)
-    expected = assess(load_scan(good_scan), load_model(DEFAULT_BUNDLE), options).lesions.labels > 0
+    expected = assess(load_scan(small_scan), load_model(DEFAULT_BUNDLE), options).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
     assert expected.any()
 
@@ -83,10 +74,10 @@ def test_unknown_overrides_are_refused(name):
         refuse_unknown_overrides(("run", "--config_file", INFERENCE, f"--{name}", "1"))
 
 
-def test_the_bundle_run_gives_the_unrestricted_mask(good_scan, tmp_path, bright_model):
-    segment_directory(good_scan.parent, tmp_path, bright_model)
-    mask = nib.load(tmp_path / f"good{labels.INFECTION_SUFFIX}")
-    expected = assess(load_scan(good_scan), bright_model, Options(restrict_to_lungs=False)).lesions.labels > 0
+def test_the_bundle_run_gives_the_unrestricted_mask(small_scan, tmp_path, bright_model):
+    segment_directory(small_scan.parent, tmp_path, bright_model)
+    mask = nib.load(tmp_path / f"small{labels.INFECTION_SUFFIX}")
+    expected = assess(load_scan(small_scan), bright_model, Options(restrict_to_lungs=False)).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
     assert expected.any()
 
@@ -123,13 +114,13 @@ def test_folders_must_be_named(folders, bright_model):
         segment_directory(*folders, bright_model)
 
 
-def test_bad_files_are_named_after_the_good_ones_are_done(good_scan, tmp_path, bright_model):
-    shutil.copy(good_scan, tmp_path / "good.nii.gz")
+def test_bad_files_are_named_after_the_good_ones_are_done(small_scan, tmp_path, bright_model):
+    shutil.copy(small_scan, tmp_path)
     (tmp_path / "bad.nii.gz").write_bytes(gzip.compress(b"nothing"))
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(ScanError, match=r"2 of 3 failed: .*bad.nii.gz.*bad.png: cannot be read as an image"):
         segment_directory(tmp_path, tmp_path / "out", bright_model)
-    assert (tmp_path / "out" / f"good{labels.INFECTION_SUFFIX}").is_file()
+    assert (tmp_path / "out" / f"small{labels.INFECTION_SUFFIX}").is_file()
 
 
 def test_slices_whose_paths_flatten_to_one_name_do_not_overwrite_each_other(tmp_path, bright_model):
