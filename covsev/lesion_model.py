@@ -57,7 +57,7 @@ class SlicePreprocessing:
 
 @dataclass(frozen=True)
 class SlicePostprocessing:
-    """From logits back to the slices' own grid.
+    """From the network's grid back to the slices' own.
 
     Attributes:
         threshold: probability from which a voxel is infected.
@@ -68,9 +68,9 @@ class SlicePostprocessing:
     threshold: float
     axial_smoothing_mm: float = 0.0
 
-    def __call__(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Probabilities (N, 1, H, W) on a grid of ``size`` from logits on the network's grid."""
-        return resize_slices(torch.sigmoid(logits), size).clamp_(0, 1)
+    def __call__(self, probability: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Probabilities (N, C, H, W) on a grid of ``size`` from those on the network's grid."""
+        return resize_slices(probability, size).clamp_(0, 1).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +100,37 @@ class LesionModel:
     weights: str
     prior: LesionModel | None = None
 
+    @property
+    def networks(self) -> dict[str, str]:
+        """Name and weights' SHA-256 of every network that takes part, the prior's first."""
+        own = {self.name: self.weights}
+        return own if self.prior is None else {**self.prior.networks, **own}
+
+    @torch.inference_mode()
+    def infection(self, network_input: Tensor) -> Tensor:
+        """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
+        single = self.prior or self
+        device = next(single.network.parameters()).device
+        image = network_input.to(device=device, memory_format=torch.channels_last)
+        return torch.sigmoid(single.inferer(image, single.network))
+
+    @torch.inference_mode()
+    def predict_kinds(self, network_input: Tensor, infection: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Ground-glass opacity and consolidation at ``size``, by the multi network.
+
+        Args:
+            network_input: preprocessed slices (N, 1, h, w).
+            infection: (N, 1, h, w) infection probability on the network's grid, or a radiologist's mask: the prior.
+            size: (H, W) of the result.
+
+        Returns:
+            (N, 2, H, W) probabilities.
+        """
+        device = next(self.network.parameters()).device
+        both = torch.cat((network_input.to(device), infection.to(device)), dim=1)
+        logits = self.inferer(both.contiguous(memory_format=torch.channels_last), self.network)
+        return self.postprocessing(torch.sigmoid(logits[:, 1:]), size)
+
     @torch.inference_mode()
     def predict(
         self, network_input: Tensor, size: tuple[int, int], *, prior: Tensor | None = None
@@ -114,16 +145,11 @@ class LesionModel:
         Returns:
             (N, 1, H, W) infection, or (N, 3, H, W) infection, ground-glass opacity and consolidation.
         """
-        device = next(self.network.parameters()).device
-        image = network_input.to(device=device, memory_format=torch.channels_last)
+        infection = self.infection(network_input) if prior is None else prior
+        at_size = self.postprocessing(infection, size)
         if self.prior is None:
-            return self.postprocessing(self.inferer(image, self.network), size).float().cpu().numpy()  # type: ignore[no-any-return]
-        infection_logits = self.prior.inferer(image, self.prior.network)
-        given = torch.sigmoid(infection_logits) if prior is None else prior.to(device)
-        logits = self.inferer(torch.cat((image, given), dim=1), self.network)
-        infection = self.prior.postprocessing(infection_logits, size) if prior is None else resize_slices(given, size)
-        kinds = self.postprocessing(logits[:, 1:], size)
-        return torch.cat((infection, kinds), dim=1).float().cpu().numpy()  # type: ignore[no-any-return]
+            return at_size
+        return np.concatenate((at_size, self.predict_kinds(network_input, infection, size)), axis=1)
 
 
 def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None) -> LesionModel:

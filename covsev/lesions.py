@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
 
 from covsev.anatomy.lungs import lung_box
 from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS
@@ -51,30 +54,65 @@ def segment_lesions(
     hu = to_canonical(scan.hu, scan.affine)
     sides = to_canonical(lungs, scan.affine)
     box = lung_box(sides, model.preprocessing.lung_margin_mm, canonical_spacing_mm(scan))
-    with_lung = np.flatnonzero(sides.any(axis=(0, 1)))
+    cropped = hu[box[0], box[1]]
+    levels = np.flatnonzero(sides.any(axis=(0, 1)))
     probability = np.zeros(hu.shape, dtype=np.float32)
-    denser = np.zeros(hu.shape, dtype=bool)
-    size = (box[0].stop - box[0].start, box[1].stop - box[1].start)
-    for start in range(0, len(with_lung), model.batch_size):
-        levels = with_lung[start : start + model.batch_size]
-        batch = model.preprocessing(hu[box[0], box[1]][:, :, levels])
-        predicted = model.predict(batch, size)
-        probability[box[0], box[1], levels] = np.moveaxis(predicted[:, 0], 0, -1)
-        if model.prior is not None:
-            denser[box[0], box[1], levels] = np.moveaxis(predicted[:, 2] > predicted[:, 1], 0, -1)
-    span = slice(int(with_lung[0]), int(with_lung[-1]) + 1)
+    priors = _find_infection(cropped, levels, model, probability[box[0], box[1]])
+    span = slice(int(levels[0]), int(levels[-1]) + 1)
     sd_mm = model.postprocessing.axial_smoothing_mm
     _smooth_across_slices(probability[box[0], box[1], span], sd_mm / canonical_spacing_mm(scan)[2])
     infected = probability >= model.postprocessing.threshold
     if restrict_to_lungs:
         infected &= sides > 0
+    denser = np.zeros(hu.shape, dtype=bool)
     if model.prior is None:
         denser = hu > CONSOLIDATION_HU
+    else:
+        infected_levels = levels[infected[:, :, levels].any(axis=(0, 1))]
+        _find_consolidation(cropped, infected_levels, model, priors, denser[box[0], box[1]])
     return LesionSegmentation(
         labels=from_canonical(lesion_labels(infected, denser), scan.affine),
         probability=from_canonical(probability, scan.affine),
         method=_method(model, restrict_to_lungs),
     )
+
+
+def _find_infection(
+    cropped: NDArray[Any], levels: NDArray[np.intp], model: LesionModel, probability: NDArray[np.float32]
+) -> dict[int, Tensor]:
+    """Write the infection probability of ``levels`` of a volume (X, Y, Z); returns it on the network's grid."""
+    on_grid: dict[int, Tensor] = {}
+    for batch in _batches(levels, model.batch_size):
+        infection = model.infection(model.preprocessing(cropped[:, :, batch]))
+        probability[:, :, batch] = _as_planes(model.postprocessing(infection, cropped.shape[:2]))[0]
+        if model.prior is not None:
+            on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
+    return on_grid
+
+
+def _find_consolidation(
+    cropped: NDArray[Any],
+    levels: NDArray[np.intp],
+    model: LesionModel,
+    priors: Mapping[int, Tensor],
+    denser: NDArray[np.bool_],
+) -> None:
+    """Mark where the multi network sees consolidation rather than ground glass in ``levels`` of a volume."""
+    for batch in _batches(levels, model.batch_size):
+        prior = torch.stack([priors[level] for level in batch.tolist()]).float()
+        kinds = model.predict_kinds(model.preprocessing(cropped[:, :, batch]), prior, cropped.shape[:2])
+        ground_glass, consolidation = _as_planes(kinds)
+        denser[:, :, batch] = consolidation > ground_glass
+
+
+def _batches(levels: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    for start in range(0, len(levels), size):
+        yield levels[start : start + size]
+
+
+def _as_planes(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, X, Y, N) from (N, C, X, Y)."""
+    return np.moveaxis(stack, 0, -1)
 
 
 def _smooth_across_slices(probability: NDArray[np.float32], sd_slices: float) -> None:
