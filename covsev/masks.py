@@ -28,7 +28,7 @@ from covsev.labels import (
     RIGHT_LOBES,
     RIGHT_LUNG,
 )
-from covsev.scan import Scan, load_scan, require_same_grid
+from covsev.scan import Scan, load_scan, read_labels, require_same_grid
 from covsev.scan.finding import VOLUME_SUFFIXES
 
 _COARSE_MM = 4.0
@@ -159,11 +159,7 @@ def _part(folder: Path, ending: str) -> Path | None:
 
 
 def _read_file(path: Path) -> LabelFile:
-    image = load_scan(path)
-    low, high = float(image.hu.min()), float(image.hu.max())
-    if low < 0 or high > 255 or image.hu.dtype.kind == "f":
-        raise LabelError(f"{path}: values from {low:g} to {high:g} are not those of a label map")
-    return LabelFile(path, image.hu.astype(np.uint8), image.affine, image.header)
+    return LabelFile(path, *read_labels(path))
 
 
 def _grid_of(file: LabelFile, case: str) -> Scan:

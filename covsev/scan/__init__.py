@@ -1,7 +1,7 @@
 """The door: every scan enters and every label map leaves through here, on the scan's own grid."""
 
 from covsev.scan.finding import ScanSource, files_of, find_scans, with_unique_cases
-from covsev.scan.reading import from_sitk, load_scan
+from covsev.scan.reading import from_sitk, load_scan, read_labels
 from covsev.scan.volume import (
     CANONICAL_AXES,
     Scan,
@@ -24,6 +24,7 @@ __all__ = [
     "from_sitk",
     "load_scan",
     "make_scan",
+    "read_labels",
     "remove_leftovers",
     "replacing",
     "require_same_grid",

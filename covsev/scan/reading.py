@@ -35,6 +35,26 @@ def load_scan(source: ScanSource | Path | str) -> Scan:
     return make_scan(hu, affine, case=source.case, source=source.path, header=header)
 
 
+def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64], Any]:
+    """Read a label map without the detour over HU.
+
+    Returns:
+        (X, Y, Z) uint8 values, RAS+ affine, and the NIfTI header, ``None`` for other formats.
+
+    Raises:
+        ScanError: if the file cannot be read, or holds other values than 0 to 255.
+    """
+    values, affine, header = _read(ScanSource("", path))
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    labels = values.astype(np.uint8, copy=False) if 0 <= low <= high <= 255 else None
+    if labels is None or (values.dtype.kind == "f" and not np.array_equal(labels, values)):
+        raise ScanError(f"{path}: values from {low:g} to {high:g} are not those of a label map", code="labels")
+    grid = make_scan(np.broadcast_to(np.int16(0), labels.shape), affine, case="", source=path, header=header)
+    return labels, grid.affine, header
+
+
 def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     path = source.path
     try:

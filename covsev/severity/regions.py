@@ -233,7 +233,8 @@ def cut_share(labels: NDArray[np.uint8], id_: int) -> float:
     worst = 0.0
     mask = None
     for axis in range(3):
-        faces = [np.count_nonzero(labels.take(end, axis) == id_) for end in (0, -1)]
+        along = np.moveaxis(labels, axis, 0)
+        faces = [int(np.count_nonzero(along[end] == id_)) for end in (0, -1)]
         if max(faces) > 0:
             mask = labels == id_ if mask is None else mask
             others = tuple(a for a in range(3) if a != axis)
