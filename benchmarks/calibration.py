@@ -17,7 +17,7 @@ import pandas as pd
 from covsev.anatomy.lungs import segment_lungs
 from covsev.lesion_model import LesionModel, load_model
 from covsev.lesions import segment_lesions, slice_probability
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE
 from covsev.scan import find_scans, load_scan
 from covsev.training.calibration import (
     Slice,
@@ -37,7 +37,7 @@ SHOWN = (0.3, 0.4, 0.5, 0.6, 0.7)
 def held_out_slices(dataset_dir: Path, manifest: str, folds: Path) -> list[Slice]:
     slices = []
     for fold in range(FOLDS):
-        model = load_model(DEFAULT_BUNDLE, checkpoint=folds / f"fold{fold}" / "model.pt")
+        model = load_model(INFECTION_BUNDLE, checkpoint=folds / f"fold{fold}" / "model.pt")
         for record in load_datalist(manifest, dataset_dir, fold=fold, part="validation"):
             probability = slice_probability(read_grey(record["image"]), model)[0]
             slices.append((probability, read_grey(record["infection"]) > 127))
@@ -68,7 +68,7 @@ def main() -> None:
     tables = {"reliability": reliability(slices), "threshold": agreement_by_threshold(slices, THRESHOLDS)}
     plot_calibration(tables["reliability"], tables["threshold"], options.plot)
     if options.scans:
-        tables["opacity_by_threshold"] = opacity_by_threshold(options.scans, load_model(DEFAULT_BUNDLE))
+        tables["opacity_by_threshold"] = opacity_by_threshold(options.scans, load_model(INFECTION_BUNDLE))
     for name, table in tables.items():
         table.to_csv(options.output / f"{name}.csv", index=False, float_format="%.4f")
         print(table.to_string(index=False, float_format="%.3f"))

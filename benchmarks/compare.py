@@ -18,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.comparison import MULTI, SINGLE, VARIANTS, Variant
 from covsev.training.folds import FOLDS
 
-BUNDLES = {SINGLE: DEFAULT_BUNDLE, MULTI: DEFAULT_BUNDLE.parent / "covid_lesion_ct_segmentation"}
+BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from covsev.lesion_model import load_model
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE
 from covsev.training.evaluation import evaluate_records, groups_of, print_summary
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE)
+    parser.add_argument("--bundle", type=Path, default=INFECTION_BUNDLE)
     parser.add_argument("--manifest", default="covid_semiseg")
     options = parser.parse_args()
     cases, groups = {}, {}

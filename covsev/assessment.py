@@ -147,6 +147,7 @@ def _provenance(assessment: Assessment) -> dict[str, Any]:
     return {
         "source": str(assessment.scan.source),
         "weights": assessment.weights,
+        "networks": dict(assessment.lesions.networks),
         "method": {
             "lungs": "thresholds and morphology at about 2 mm (SimpleITK); dense disease closed back in",
             "lobes": f"{assessment.lobes.method}: mean fissure surfaces of 100 people in lung-box coordinates",

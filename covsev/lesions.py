@@ -26,11 +26,13 @@ class LesionSegmentation:
         labels: (X, Y, Z) uint8 on the scan's grid: 1 ground-glass opacity, 2 consolidation.
         probability: (X, Y, Z) float32 infection probability, 0 where the network did not look.
         method: how the labels were made, in words.
+        networks: name and weights' SHA-256 of each network that took part.
     """
 
     labels: NDArray[np.uint8]
     probability: NDArray[np.float32]
     method: str
+    networks: Mapping[str, str]
 
 
 def segment_lesions(
@@ -74,6 +76,7 @@ def segment_lesions(
         labels=from_canonical(lesion_labels(infected, denser), scan.affine),
         probability=from_canonical(probability, scan.affine),
         method=_method(model, restrict_to_lungs),
+        networks=model.networks,
     )
 
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
 
-DEFAULT_BUNDLE = Path(str(resources.files("covsev.bundles"))) / "covid_infection_ct_segmentation"
+BUNDLES = Path(str(resources.files("covsev.bundles")))
+INFECTION_BUNDLE = BUNDLES / "covid_infection_ct_segmentation"
+LESION_BUNDLE = BUNDLES / "covid_lesion_ct_segmentation"
+DEFAULT_BUNDLE = INFECTION_BUNDLE
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,19 @@ from PIL import Image
 
 from covsev import labels
 from covsev.assessment import assess
-from covsev.bundle_run import refuse_unknown_overrides, segment_directory
+from covsev.batch import assess_directory
+from covsev.bundle_run import assess_scans, refuse_unknown_overrides, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
-from covsev.options import DEFAULT_BUNDLE, Options
+from covsev.options import INFECTION_BUNDLE, Options
 from covsev.scan import load_scan
 
-INFERENCE = str(DEFAULT_BUNDLE / "configs" / "inference.yaml")
+SEVERITY = str(INFECTION_BUNDLE.with_name("covid_severity_ct") / "configs" / "inference.yaml")
+INFERENCE = str(INFECTION_BUNDLE / "configs" / "inference.yaml")
 
 
-def _run_bundle(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", INFERENCE, *overrides]
+def _run_bundle(*overrides: str, config: str = INFERENCE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *overrides]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -34,9 +36,26 @@ def test_monai_bundle_run_writes_the_mask_of_the_command_line(small_scan, tmp_pa
     assert done.returncode == 0, done.stderr
     mask = nib.load(tmp_path / f"small{labels.INFECTION_SUFFIX}")
     options = Options(restrict_to_lungs=False)
-    expected = assess(load_scan(small_scan), load_model(DEFAULT_BUNDLE), options).lesions.labels > 0
+    expected = assess(load_scan(small_scan), load_model(INFECTION_BUNDLE), options).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
     assert expected.any()
+
+
+@pytest.mark.slow
+def test_the_severity_bundle_does_what_the_command_line_does(small_scan, bright_bundle, tmp_path):
+    shutil.copy(small_scan, tmp_path)
+    (tmp_path / "bad.nii").write_bytes(b"bad")
+    folders = ("--dataset_dir", str(tmp_path), "--output_dir", str(tmp_path / "out"))
+    done = _run_bundle(*folders, "--lesion_bundle", str(bright_bundle), config=SEVERITY)
+    assert done.returncode != 0
+    assert "1 of 2 scans failed; see " in done.stderr
+    result = assess_directory(tmp_path, tmp_path / "out", bundle=bright_bundle)
+    assert result.skipped == 1
+
+
+def test_the_severity_bundle_wants_both_folders():
+    with pytest.raises(ScanError, match="name both folders"):
+        assess_scans(None, "out")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.comparison import SINGLE, VARIANTS, Cell, comparison_table, fold_cell, replace_between
 
 HEADER = "row,name,infection_dice,infection_jaccard,infection_sensitivity,infection_specificity,infection_mae"
@@ -77,5 +77,5 @@ def test_every_variant_names_what_there_is():
     for variant in VARIANTS:
         assert {variant.semi, variant.prior} - {None} <= set(ids)
         for stage in variant.stages:
-            bundle = DEFAULT_BUNDLE if stage == SINGLE else DEFAULT_BUNDLE.parent / "covid_lesion_ct_segmentation"
+            bundle = INFECTION_BUNDLE if stage == SINGLE else LESION_BUNDLE
             assert variant.network is None or (bundle / "configs" / variant.network).is_file()

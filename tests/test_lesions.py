@@ -15,7 +15,7 @@ from covsev.errors import BundleError, GridMismatchError, LungsNotFoundError
 from covsev.labels import CONSOLIDATION_HU
 from covsev.lesion_model import SlicePreprocessing, load_model
 from covsev.lesions import lesion_labels, segment_lesions, segment_slice
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_slice_that_is_not_8_bit_grey_is_refused(grey, bright_model):
 
 
 def test_the_shipped_bundle_loads_with_its_hash():
-    model = load_model(DEFAULT_BUNDLE)
+    model = load_model(INFECTION_BUNDLE)
     assert model.name == "covid_infection_ct_segmentation"
     assert not model.network.training
     assert model.preprocessing.hu_window[0] < -1000
@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
 
 
 def _copy_of_bundle(tmp_path):
-    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    shutil.copytree(INFECTION_BUNDLE, tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -148,7 +148,7 @@ def test_weights_are_never_unpickled(tmp_path, monkeypatch):
         return load(*args, **kwargs)
 
     monkeypatch.setattr(lesion_model.torch, "load", spy)
-    load_model(DEFAULT_BUNDLE)
+    load_model(INFECTION_BUNDLE)
     assert seen["weights_only"] is True
 
 

@@ -11,7 +11,7 @@ from monai.utils import set_determinism
 from toy_slices import parse_configs, run_configs, write_toy_dataset
 
 from covsev.networks import CovidSegNet
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import LESION_BUNDLE
 from covsev.training.pretrained import from_scratch
 
 SMALL = {
@@ -59,7 +59,7 @@ def test_pretrained_weights_are_refused():
 
 
 def test_the_multi_unet_divides_what_the_prior_found():
-    configs = DEFAULT_BUNDLE.parent / "covid_lesion_ct_segmentation" / "configs"
+    configs = LESION_BUNDLE / "configs"
     parser = ConfigParser()
     parser.read_config([str(configs / "train.yaml"), str(configs / "network_unet.yaml")])
     parser["device"] = "$torch.device('cpu')"

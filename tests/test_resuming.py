@@ -12,11 +12,8 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from toy_slices import write_toy_dataset
 
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.resuming import run_resumable
-
-INFECTION = DEFAULT_BUNDLE
-LESION = DEFAULT_BUNDLE.parent / "covid_lesion_ct_segmentation"
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def _train(bundle: Path, manifest: Path, output: Path, **overrides) -> dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", [INFECTION, LESION], ids=["single", "multi"])
+@pytest.mark.parametrize("bundle", [INFECTION_BUNDLE, LESION_BUNDLE], ids=["single", "multi"])
 def test_an_interrupted_run_ends_with_the_same_weights(bundle, manifest, tmp_path):
     whole = _train(bundle, manifest, tmp_path / "whole", epochs=2)
     # The schedule of the learning rate spans the whole run, so the interruption must not shorten it.
@@ -65,8 +62,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(bundle, manifest, tmp_pat
 
 @pytest.mark.slow
 def test_another_seed_ends_with_other_weights(manifest, tmp_path):
-    first = _train(INFECTION, manifest, tmp_path / "first", epochs=1)
-    other = _train(INFECTION, manifest, tmp_path / "other", epochs=1, seed=1)
+    first = _train(INFECTION_BUNDLE, manifest, tmp_path / "first", epochs=1)
+    other = _train(INFECTION_BUNDLE, manifest, tmp_path / "other", epochs=1, seed=1)
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 

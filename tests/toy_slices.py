@@ -10,9 +10,9 @@ import numpy as np
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from covsev.options import DEFAULT_BUNDLE
+from covsev.options import INFECTION_BUNDLE
 
-CONFIGS = DEFAULT_BUNDLE / "configs"
+CONFIGS = INFECTION_BUNDLE / "configs"
 SIDE = 40
 
 
