@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.bundle import ConfigParser, run
@@ -15,6 +16,7 @@ from PIL import Image
 
 from covsev import labels
 from covsev.anatomy.lungs import segment_lungs
+from covsev.batch import assess_directory
 from covsev.errors import BundleError, CovsevError, ScanError
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions, segment_slice
@@ -62,6 +64,31 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     return options
 
 
+# ---- severity of a folder ----------------------------------------------------------------------------------------
+
+
+def assess_scans(
+    dataset_dir: str | os.PathLike[str] | None, output_dir: str | os.PathLike[str] | None, **settings: Any
+) -> None:
+    """Assess every scan below ``dataset_dir``, see :func:`covsev.assess_directory`, which takes the ``settings``.
+
+    Raises:
+        ScanError: if a folder is not named, there is nothing to do, or, after all others are done, if scans failed.
+    """
+    source, target = _named_folders(dataset_dir, output_dir)
+    result = assess_directory(source, target, **settings)
+    if result.failed:
+        raise ScanError(f"{result.failed} of {len(result.rows)} scans failed; see {target / 'severity.csv'}")
+
+
+def _named_folders(
+    dataset_dir: str | os.PathLike[str] | None, output_dir: str | os.PathLike[str] | None
+) -> tuple[Path, Path]:
+    if dataset_dir is None or output_dir is None:
+        raise ScanError("name both folders: --dataset_dir <scans> --output_dir <masks>")
+    return Path(dataset_dir), Path(output_dir)
+
+
 # ---- masks of a folder -------------------------------------------------------------------------------------------
 
 
@@ -78,9 +105,7 @@ def segment_directory(
         ScanError: if a folder is not named, there is nothing to do, or, after all others are done, for the
             scans that failed.
     """
-    if dataset_dir is None or output_dir is None:
-        raise ScanError("name both folders: --dataset_dir <scans> --output_dir <masks>")
-    source_folder, target = Path(dataset_dir), Path(output_dir)
+    source_folder, target = _named_folders(dataset_dir, output_dir)
     volumes = find_scans(source_folder)
     slices = _find_slices(source_folder)
     if not volumes and not slices:

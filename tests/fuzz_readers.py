@@ -1,8 +1,9 @@
 """Break small scans in thousands of ways and read them: each must give a valid scan or a ScanError.
 
-    python tests/fuzz_readers.py CASES
+    python tests/fuzz_readers.py CASES [FORMAT ...]
 
-reads CASES damaged files of every format under a limit of 4 GB of address space, and prints what became of them as
+reads CASES damaged files of every format, or of those named, under a limit of 4 GB of address space, and prints what
+became of them as
 JSON. The damage follows from the case's number, so that a case can be repeated.
 """
 
@@ -156,16 +157,16 @@ def fuzz(name: str, files: list[Path], cases: int, folder: Path) -> Counter[str]
     return outcomes
 
 
-def main(cases: int) -> None:
-    """Fuzz every format and print the outcomes."""
+def main(cases: int, names: list[str]) -> None:
+    """Fuzz the formats, all if none is named, and print the outcomes."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         samples = write_samples(folder)
-        result = {sample: dict(fuzz(sample, files, cases, folder)) for sample, files in samples.items() if sample in (sys.argv[2:] or samples)}
+        outcomes = {sample: dict(fuzz(sample, samples[sample], cases, folder)) for sample in names or samples}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"outcomes": result, "peak_mb": peak // 1024}))
+    print(json.dumps({"outcomes": outcomes, "peak_mb": peak // 1024}))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2:])

@@ -1,87 +1,94 @@
-"""Many scans: isolation of failures, and tables."""
+"""A directory of scans: tables, resuming, manifest, page, and what of a patient is written."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import gzip
 import json
+import os
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
+from in_process import InProcess
 
-from covsev import batch, labels
-from covsev.batch import assess_sources
+from covsev import labels
+from covsev.batch import assess_directory, directory, work
+from covsev.batch.job import Job, finished_report, make_job, remove_results
+from covsev.errors import ScanError
 from covsev.options import Options
-from covsev.phantom import make_phantom
-from covsev.scan import find_scans
-
-COARSE_MM = (5.0, 5.0, 10.0)
-
-
-@pytest.fixture(scope="module")
-def good_scan(tmp_path_factory):
-    scan = make_phantom(COARSE_MM).scan
-    path = tmp_path_factory.mktemp("good") / "good.nii.gz"
-    nib.save(nib.Nifti1Image(scan.hu, scan.affine), path)
-    return path
+from covsev.scan import ScanSource, find_scans
 
 
 @pytest.fixture
-def folder(good_scan, tmp_path):
-    """A good scan among bad ones."""
+def workforce(bright_model, monkeypatch):
+    """Work in this process; says which scans were done."""
+    workforce = InProcess(bright_model)
+    monkeypatch.setattr(directory, "_workforce", lambda *_: workforce)
+    return workforce
+
+
+@pytest.fixture
+def folder(small_scan, tmp_path):
+    """Two good scans, one without lungs, and a broken one."""
     scans = tmp_path / "scans"
     (scans / "sub").mkdir(parents=True)
-    shutil.copy(good_scan, scans / "good.nii.gz")
-    shutil.copy(good_scan, scans / "sub" / "good.nii.gz")
+    shutil.copy(small_scan, scans / "good.nii.gz")
+    shutil.copy(small_scan, scans / "sub" / "good.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((40, 40, 20), 40, np.int16), np.eye(4)), scans / "no_lung.nii.gz")
     (scans / "corrupt.nii.gz").write_bytes(b"not a scan")
-    (scans / "truncated.nii.gz").write_bytes(good_scan.read_bytes()[:2000])
-    (scans / "empty.nii").write_bytes(b"")
-    tissue = np.full((40, 40, 20), 40, np.int16)
-    nib.save(nib.Nifti1Image(tissue, np.eye(4)), scans / "no_lung.nii.gz")
-    nib.save(nib.Nifti1Image(np.zeros((40, 40, 20, 3), np.int16), np.eye(4)), scans / "four_d.nii.gz")
     return scans
 
 
-def _table(path):
-    with path.open(newline="") as stream:
+def table(path):
+    with path.open(newline="", encoding="utf-8") as stream:
         return {row["case"]: row for row in csv.DictReader(stream)}
 
 
-def test_bad_scans_become_rows_and_the_others_go_on(folder, tmp_path, bright_model):
-    out = tmp_path / "out"
-    seen = []
-    result = assess_sources(find_scans(folder), out, bright_model, on_start=seen.append)
-    rows = _table(out / "severity.csv")
-    assert result.failed == 5
-    assert set(seen) == set(rows) == {
-        "good", "sub_good", "corrupt", "truncated", "empty", "no_lung", "four_d",
+def contents(folder):
+    """All files below a folder, without what says when and how long."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in files:
+        if name.endswith(".json"):
+            content = json.loads(files[name])
+            content.pop("seconds", content.pop("times", None))
+            files[name] = json.dumps(content)
+    return files
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def test_bad_scans_become_rows_and_the_others_go_on(folder, tmp_path, workforce):
+    done = []
+    result = assess_directory(folder, tmp_path / "out", on_done=done.append)
+    rows = table(tmp_path / "out" / "severity.csv")
+    assert list(rows) == ["corrupt", "good", "no_lung", "sub_good"]
+    assert {case: row["status"] for case, row in rows.items()} == {
+        "corrupt": "failed", "good": "ok", "no_lung": "failed", "sub_good": "ok",
     }  # fmt: skip
-    assert {rows[case]["status"] for case in ("good", "sub_good")} == {"ok"}
-    assert rows["no_lung"]["code"] == "no_lungs"
-    for case in ("corrupt", "truncated", "empty", "four_d"):
-        assert rows[case]["code"] == "unreadable"
-        assert str(folder) in rows[case]["reason"]
+    assert (rows["corrupt"]["code"], rows["no_lung"]["code"]) == ("unreadable", "no_lungs")
+    assert str(folder) in rows["corrupt"]["reason"]
     assert float(rows["good"]["both_lungs_volume_ml"]) == pytest.approx(4180, rel=0.05)
-    assert rows["good"]["weights"] == bright_model.weights
+    assert rows["good"]["weights"] == workforce.model["weights"]
+    assert (result.failed, result.skipped, len(done)) == (2, 0, 4)
 
 
-def test_run_json_says_how_it_was_made(good_scan, tmp_path, bright_model):
-    assess_sources(find_scans(good_scan), tmp_path, bright_model, Options(noise_floor_ml=2.5))
-    run = json.loads((tmp_path / "run.json").read_text())
-    assert run["weights"] == bright_model.weights
-    assert run["options"] == {"restrict_to_lungs": True, "noise_floor_ml": 2.5, "save_probability": False}
-    assert run["scans"] == 1
-    assert run["failed"] == 0
-    assert run["packages"]["torch"] == torch.__version__
-    assert run["disclaimer"] == labels.DISCLAIMER
+def test_the_table_grows_with_every_scan(folder, tmp_path, workforce):
+    path = tmp_path / "out" / "severity.csv"
+    lengths = []
+    assess_directory(folder, tmp_path / "out", on_done=lambda _: lengths.append(len(table(path))))
+    assert lengths == [1, 2, 3, 4]
 
 
-def test_no_temporary_file_is_left(folder, tmp_path, bright_model):
+def test_no_temporary_file_is_left(folder, tmp_path, workforce):
     out = tmp_path / "out"
-    assess_sources(find_scans(folder), out, bright_model)
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    out.mkdir()
+    (out / ".covsev-00000000-good_lungs.nii.gz").write_text("of a killed run")
+    assess_directory(folder, out)
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize(
@@ -91,29 +98,225 @@ def test_no_temporary_file_is_left(folder, tmp_path, bright_model):
         (ZeroDivisionError("x"), "unexpected", "ZeroDivisionError: x"),
     ],
 )
-def test_unexpected_errors_are_isolated_too(error, code, reason, good_scan, tmp_path, bright_model, monkeypatch):
-    def fail(*_):
+@pytest.mark.parametrize("step", ["load_scan", "assess", "write"])
+def test_unexpected_errors_are_isolated_too(
+    step, error, code, reason, small_scan, tmp_path, workforce, monkeypatch, capsys
+):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(batch, "assess", fail)
-    row = assess_sources(find_scans(good_scan), tmp_path, bright_model).rows[0]
+    monkeypatch.setattr(work, step, fail)
+    (row,) = assess_directory(small_scan, tmp_path).rows
     assert row["code"] == code
     assert reason in row["reason"]
+    assert "Traceback" not in capsys.readouterr().err
+    assess_directory(small_scan, tmp_path, debug=True)
+    assert "Traceback" in capsys.readouterr().err
 
 
-def test_the_table_can_be_read_while_the_batch_runs(folder, tmp_path, bright_model):
+def test_a_folder_without_scans_is_refused(tmp_path, workforce):
+    with pytest.raises(ScanError, match=r"no scans in it \(NIfTI, NRRD, MetaImage or DICOM\)"):
+        assess_directory(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_than_one_worker_is_refused(small_scan, tmp_path):
+    with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
+        assess_directory(small_scan, tmp_path, workers=0)
+
+
+# ---- manifest and page -------------------------------------------------------------------------------------------
+
+
+def test_run_json_says_how_it_was_made_and_not_where(folder, tmp_path, workforce):
+    assess_directory(folder, tmp_path / "out", Options(noise_floor_ml=2.5))
+    text = (tmp_path / "out" / "run.json").read_text()
+    run = json.loads(text)
+    assert run["weights"] == workforce.model["weights"]
+    assert run["options"]["noise_floor_ml"] == 2.5
+    assert (run["scans"], run["failed"]) == (4, 2)
+    assert run["packages"].keys() >= {"torch", "monai", "numpy"}
+    assert run["disclaimer"] == labels.DISCLAIMER
+    assert run["times"].keys() == {"started", "seconds"}
+    assert str(tmp_path) not in text
+    assert os.uname().nodename not in text
+
+
+def test_the_page_shows_every_scan_and_runs_nothing(small_scan, tmp_path, workforce):
+    scans = tmp_path / "<script>alert(1)<"
+    scans.mkdir()
+    shutil.copy(small_scan, scans / "good.nii.gz")
+    (scans / "bad.nii.gz").write_bytes(b"bad")
+    assess_directory(tmp_path, tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "2 scans, 1 without a result" in page
+    assert 'href="script_alert_1__good_overlay.png"' in page
+    assert "&lt;script&gt;alert(1)&lt;" in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+# ---- resuming ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resumed(folder, tmp_path, workforce):
+    """A function that runs again into a finished folder and says which scans were done."""
     out = tmp_path / "out"
-    lengths = []
-    assess_sources(
-        find_scans(folder), out, bright_model, on_done=lambda _: lengths.append(len(_table(out / "severity.csv")))
-    )
-    assert lengths == list(range(1, 8))
+    assess_directory(folder, out)
+
+    def run(options=None, **settings):
+        workforce.jobs_done.clear()
+        result = assess_directory(folder, out, options, **settings)
+        assert result.skipped + len(workforce.jobs_done) == len(result.rows)
+        return sorted(workforce.jobs_done)
+
+    return run
 
 
-def test_a_scan_that_fails_now_leaves_no_older_result(tmp_path, bright_model):
-    (tmp_path / "bad.nii.gz").write_bytes(b"bad")
-    old = tmp_path / "out" / f"bad{labels.SEVERITY_SUFFIX}"
-    old.parent.mkdir()
-    old.write_text("{}")
-    assess_sources(find_scans(tmp_path / "bad.nii.gz"), old.parent, bright_model)
-    assert not old.exists()
+FAILED = ["corrupt", "no_lung"]
+ALL = ["corrupt", "good", "no_lung", "sub_good"]
+
+
+def test_what_is_done_is_not_done_again(resumed, tmp_path):
+    before = contents(tmp_path / "out")
+    assert resumed() == FAILED
+    assert contents(tmp_path / "out") == before
+
+
+def test_overwrite_does_all_again(resumed):
+    assert resumed(overwrite=True) == ALL
+
+
+def test_other_options_do_all_again(resumed):
+    assert resumed(Options(noise_floor_ml=3.0)) == ALL
+
+
+def test_another_model_does_all_again(resumed, workforce):
+    workforce.model = workforce.model | {"weights": "other"}
+    assert resumed() == ALL
+
+
+def test_a_changed_scan_is_done_again(resumed, folder):
+    os.utime(folder / "good.nii.gz", (1, 1))
+    assert resumed() == ["corrupt", "good", "no_lung"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "good_lesions.nii.gz").unlink(),
+        lambda path: (path / "good_overlay.png").write_bytes(b""),
+        lambda path: (path / "good_severity.json").unlink(),
+        lambda path: (path / "good_severity.json").write_text("{"),
+        lambda path: (path / "good_severity.json").write_text('{"outputs": 1}'),
+        lambda path: (path / "good_severity.json").write_text("[]"),
+    ],
+)
+def test_an_incomplete_result_is_done_again(resumed, tmp_path, damage):
+    before = contents(tmp_path / "out")
+    damage(tmp_path / "out")
+    assert resumed() == ["corrupt", "good", "no_lung"]
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_scan_that_fails_now_leaves_no_older_result(resumed, folder, tmp_path):
+    (folder / "good.nii.gz").write_bytes(b"bad now")
+    resumed()
+    assert not list((tmp_path / "out").glob("good_*"))
+    assert list((tmp_path / "out").glob("sub_good_*"))
+
+
+def test_an_earlier_report_cannot_remove_other_files(tmp_path, bright_model):
+    (tmp_path / "out").mkdir()
+    job = make_job(ScanSource("a", tmp_path / "a.nii"), tmp_path / "out", Options(), {}, debug=False)
+    for name in ("out/other.txt", "a_outside.txt"):
+        (tmp_path / name).write_text("keep")
+    job.report.write_text(json.dumps({"outputs": {"other.txt": 4, "../a_outside.txt": 4, "a_gone.png": 1}}))
+    remove_results(job)
+    assert (tmp_path / "out" / "other.txt").exists()
+    assert (tmp_path / "a_outside.txt").exists()
+
+
+def test_a_job_travels_as_text(tmp_path):
+    options = Options(False, 2.0, True, True)
+    job = Job(ScanSource("ä\udcff", tmp_path / "ä\udcff.nii", "1.2"), tmp_path, options, "f" * 64, debug=True)
+    assert Job.from_json(job.to_json()) == job
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_the_data_of_a_header_belong_to_its_fingerprint(tmp_path, name):
+    def fingerprint():
+        return make_job(ScanSource("a", tmp_path / name), tmp_path, Options(), {}, debug=False).fingerprint
+
+    (tmp_path / name).touch()
+    (tmp_path / "a.raw").write_bytes(b"1")
+    first = fingerprint()
+    (tmp_path / "b.raw").write_bytes(b"1")
+    assert fingerprint() == first
+    (tmp_path / "a.raw").write_bytes(b"12")
+    assert fingerprint() != first
+
+
+def test_a_job_without_a_report_is_not_finished(tmp_path):
+    assert finished_report(make_job(ScanSource("a", tmp_path / "a.nii"), tmp_path, Options(), {}, debug=False)) is None
+
+
+# ---- identifiers -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named_series(small_scan, tmp_path):
+    """The small scan as a DICOM series of a patient with a name."""
+    import SimpleITK as sitk
+
+    folder = tmp_path / "series"
+    folder.mkdir()
+    image = sitk.ReadImage(str(small_scan))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(image.GetDepth()):
+        piece = image[:, :, k]
+        position = "\\".join(f"{v:.6f}" for v in image.TransformIndexToPhysicalPoint((0, 0, k)))
+        tags = {"0008|0060": "CT", "0020|000e": "1.2.3", "0008|0008": "ORIGINAL", "0020|0032": position}
+        tags |= {"0020|0037": "1\\0\\0\\0\\1\\0", "0008|0018": f"1.2.3.{k}", "0010|0010": "Geheim^Nora"}
+        for tag, value in tags.items():
+            piece.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{k}.dcm"))
+        writer.Execute(piece)
+    return folder
+
+
+def everything_in(folder):
+    """Names and bytes of all files, unpacked."""
+    for path in folder.rglob("*"):
+        yield path.name.encode()
+        yield gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def test_a_patients_name_is_written_only_when_asked_for(named_series, tmp_path, workforce, capfd):
+    assess_directory(named_series, tmp_path / "out", debug=True)
+    assert json.loads((tmp_path / "out" / "series_severity.json").read_text())["case"] == "series"
+    assert not [part for part in everything_in(tmp_path / "out") if b"Geheim" in part]
+    printed = capfd.readouterr()
+    assert "Geheim" not in printed.out + printed.err
+    options = dataclasses.replace(Options(), keep_identifiers=True)
+    assess_directory(named_series, tmp_path / "kept", options)
+    report = json.loads((tmp_path / "kept" / "series_severity.json").read_text())
+    assert report["identifiers"].items() >= {"PatientName": "Geheim^Nora", "SeriesInstanceUID": "1.2.3"}.items()
+
+
+def test_a_damaged_series_does_not_tell_the_name_either(named_series, tmp_path, workforce, capfd):
+    for path in sorted(named_series.iterdir())[::3]:
+        path.write_bytes(path.read_bytes()[:600])
+    result = assess_directory(named_series, tmp_path / "out", debug=True)
+    assert result.failed == len(result.rows) > 0
+    assert not [part for part in everything_in(tmp_path / "out") if b"Geheim" in part]
+    printed = capfd.readouterr()
+    assert "Geheim" not in printed.out + printed.err
+
+
+def test_find_scans_and_paths_give_the_same(folder, tmp_path, workforce):
+    by_path = assess_directory(str(folder), str(tmp_path / "a"))
+    by_sources = assess_directory(find_scans(folder), tmp_path / "b")
+    assert by_path.rows == by_sources.rows

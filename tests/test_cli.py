@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import csv
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
-import nibabel as nib
 import pytest
 from typer.testing import CliRunner
 
 from covsev import __version__
+from covsev.batch import BatchResult
 from covsev.cli import app
-from covsev.phantom import make_phantom
+from covsev.errors import ScanError
+from covsev.options import DEFAULT_BUNDLE, Options
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def scan_path(tmp_path_factory):
-    scan = make_phantom((5.0, 5.0, 10.0)).scan
-    path = tmp_path_factory.mktemp("scan") / "small.nii.gz"
-    nib.save(nib.Nifti1Image(scan.hu, scan.affine), path)
-    return path
 
 
 def test_version():
@@ -49,22 +44,85 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_scan_is_assessed(scan_path, tmp_path):
-    result = runner.invoke(app, ["severity", str(scan_path), "-o", str(tmp_path / "out"), "--probability"])
+def test_help_is_instant():
+    """Below half a second of work, the interpreter's start included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "covsev", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_a_scan_is_assessed_by_the_shipped_model_and_then_skipped(small_scan, tmp_path):
+    arguments = ["severity", str(small_scan), "-o", str(tmp_path / "out"), "--probability"]
+    result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "not a medical device" in " ".join(result.output.split())
     with (tmp_path / "out" / "severity.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert row["status"] == "ok"
     assert (tmp_path / "out" / "small_infection_prob.nii.gz").is_file()
+    assert "1 were done already" in runner.invoke(app, arguments).output
 
 
-def test_some_failed_is_exit_code_1(scan_path, tmp_path):
-    (tmp_path / "bad.nii.gz").write_bytes(b"bad")
-    (tmp_path / "good.nii.gz").write_bytes(scan_path.read_bytes())
-    result = runner.invoke(app, ["severity", str(tmp_path), "-o", str(tmp_path / "out")])
+@pytest.fixture
+def settings(monkeypatch):
+    """What the command line hands on, in place of an assessment."""
+    seen = {}
+
+    def assess_directory(scans, output, *, on_done, **settings):
+        seen.update(settings, cases=[source.case for source in scans])
+        row = {"case": "small", "status": "failed", "reason": "[why]"}
+        on_done(row)
+        return BatchResult([row])
+
+    monkeypatch.setattr("covsev.batch.assess_directory", assess_directory)
+    return seen
+
+
+def test_options_are_handed_on(small_scan, tmp_path, settings):
+    result = runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path)])
     assert result.exit_code == 1
-    assert "failed" in result.output
+    assert "[why]" in result.output
+    assert settings == {
+        "cases": ["small"],
+        "options": Options(),
+        "bundle": DEFAULT_BUNDLE,
+        "workers": 1,
+        "scheduler": None,
+        "overwrite": False,
+        "debug": False,
+    }
+    flags = ["--no-lung-restriction", "--noise-floor-ml", "2", "--probability", "--keep-identifiers", "--bundle", "b"]
+    flags += ["--workers", "2", "--cluster", "local", "--overwrite", "--debug"]
+    runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path), *flags])
+    assert settings == {
+        "cases": ["small"],
+        "options": Options(False, 2.0, True, True),
+        "bundle": Path("b"),
+        "workers": 2,
+        "scheduler": "local",
+        "overwrite": True,
+        "debug": True,
+    }
+    runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path), "--scheduler", "tcp://a:1"])
+    assert settings["scheduler"] == "tcp://a:1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cluster", "slurm"], "'slurm' is not 'local'; name another cluster by --scheduler"),
+        (["--scheduler", "tcp://a:1", "--cluster", "local"], "--scheduler brings its own workers"),
+        (["--scheduler", "tcp://a:1", "--workers", "2"], "--scheduler brings its own workers"),
+        (["--workers", "0"], "0 is not in the range"),
+        (["--noise-floor-ml", "-1"], "-1.0 is not in the range"),
+    ],
+)
+def test_contradictions_are_refused(flags, message, small_scan, tmp_path, settings):
+    result = runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path), *flags], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert settings == {}
 
 
 @pytest.mark.parametrize(("name", "message"), [("empty", "no scans in it"), ("missing", "no such file or folder")])
@@ -78,11 +136,15 @@ def test_nothing_to_do_is_exit_code_2(name, message, tmp_path):
 
 def test_wrong_usage_is_exit_code_2():
     assert runner.invoke(app, ["severity"]).exit_code == 2
-    assert runner.invoke(app, ["severity", "x", "-o", "y", "--noise-floor-ml", "-1"]).exit_code == 2
 
 
-def test_a_folder_that_is_no_bundle_is_refused(scan_path, tmp_path):
-    arguments = ["severity", str(scan_path), "-o", str(tmp_path / "out"), "--bundle", str(tmp_path)]
+def test_debug_lets_the_error_through(tmp_path):
+    result = runner.invoke(app, ["severity", str(tmp_path / "gone"), "-o", str(tmp_path / "out"), "--debug"])
+    assert isinstance(result.exception, ScanError)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(small_scan, tmp_path):
+    arguments = ["severity", str(small_scan), "-o", str(tmp_path / "out"), "--bundle", str(tmp_path)]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2
     assert "not a covsev bundle" in " ".join(result.stderr.split())
@@ -101,9 +163,9 @@ def test_python_m_covsev():
     assert done.stdout.strip() == f"covsev {__version__}"
 
 
-def test_an_output_that_is_a_file_is_exit_code_2(scan_path, tmp_path):
+def test_an_output_that_is_a_file_is_exit_code_2(small_scan, tmp_path):
     (tmp_path / "out").write_text("a file")
-    result = runner.invoke(app, ["severity", str(scan_path), "-o", str(tmp_path / "out")])
+    result = runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "error:" in result.stderr
 

@@ -1,0 +1,193 @@
+"""Worker processes and Dask: equal results, deaths that cost one scan, and parents that are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from test_batch import contents, table
+
+from covsev.batch import assess_directory, processes
+from covsev.batch.processes import LocalProcesses, thread_share
+from covsev.errors import BundleError, WorkerError
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def scans(small_scan, tmp_path_factory):
+    """Four good scans and a broken one."""
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(4):
+        shutil.copy(small_scan, folder / f"slow{number}.nii.gz")
+    (folder / "broken.nii.gz").write_bytes(b"x")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deadly_bundle(bright_bundle, tmp_path_factory):
+    """The bright bundle with the network of ``deadly.py``."""
+    bundle = tmp_path_factory.mktemp("deadly") / "bundle"
+    shutil.copytree(bright_bundle, bundle)
+    config = bundle / "configs" / "inference.yaml"
+    network = "{_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 1, kernel_size: 1}"
+    text = config.read_text()
+    assert network in text
+    config.write_text(text.replace(network, "{_target_: deadly.Network}"))
+    return bundle
+
+
+@pytest.fixture(autouse=True)
+def marks(monkeypatch, tmp_path):
+    """Where the workers' deaths are noted; workers find ``deadly.py``."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    monkeypatch.setenv("COVSEV_TEST_MARKS", str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scans, bright_bundle, tmp_path_factory):
+    """What one worker makes of ``scans``."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    result = assess_directory(scans, out, bundle=bright_bundle)
+    assert result.failed == 1
+    return contents(out)
+
+
+# ---- workers -----------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_give_what_one_gives(scans, bright_bundle, undisturbed, tmp_path):
+    assess_directory(scans, tmp_path / "out", bundle=bright_bundle, workers=2)
+    assert contents(tmp_path / "out") == undisturbed
+
+
+def test_a_dying_worker_costs_its_scan_a_retry_alone_and_then_a_row(small_scan, deadly_bundle, marks, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a", "fragile", "killed", "z"):
+        shutil.copy(small_scan, folder / f"{name}.nii.gz")
+    assess_directory(folder, tmp_path / "out", bundle=deadly_bundle, workers=2)
+    rows = table(tmp_path / "out" / "severity.csv")
+    assert {case: row["status"] for case, row in rows.items()} == {
+        "a": "ok", "fragile": "ok", "killed": "failed", "z": "ok",
+    }  # fmt: skip
+    assert rows["killed"]["code"] == "worker_died"
+    assert "was ended by SIGKILL, probably for want of memory, also when it ran alone" in rows["killed"]["reason"]
+    assert {mark.name: mark.read_text() for mark in marks.iterdir()} == {"fragile": "x", "killed": "xx"}
+
+
+def test_a_bundle_that_cannot_be_loaded_stops_the_run(scans, tmp_path):
+    with pytest.raises(BundleError, match="not a covsev bundle"):
+        assess_directory(scans, tmp_path / "out", bundle=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_cannot_start_stops_the_run_with_its_last_words(scans, bright_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.sys, "executable", shutil.which("false"))
+    with pytest.raises(WorkerError, match=r"a worker process ended with exit code 1 while it loaded the model$"):
+        assess_directory(scans, tmp_path / "out", bundle=bright_bundle)
+    (tmp_path / "python").write_text("#!/bin/sh\necho no such thing >&2\nkill -SEGV $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(processes.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(WorkerError, match="was ended by SIGSEGV while it loaded the model: no such thing"):
+        assess_directory(scans, tmp_path / "out", bundle=bright_bundle)
+
+
+def test_an_idle_worker_that_dies_stops_the_run(bright_bundle, tmp_path, monkeypatch):
+    with LocalProcesses(bright_bundle, 1) as workforce:
+        workforce._open[0].process.kill()
+        workforce._open[0].process.wait()
+        list(workforce._open[0].process.stdout)  # what it had asked for
+        jobs = [object()]
+        with pytest.raises(WorkerError, match=r"was ended by SIGKILL.* although it had nothing to do"):
+            list(workforce.run(jobs))
+
+
+@pytest.mark.parametrize(
+    ("cores", "wished", "workers", "threads"),
+    [(8, "", 1, 8), (8, "", 2, 4), (8, "", 3, 2), (2, "", 5, 1), (8, "2", 1, 2), (8, "2", 8, 1), (8, "x", 2, 4)],
+)
+def test_workers_share_the_cores(cores, wished, workers, threads, monkeypatch):
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", wished)
+    assert thread_share(workers) == threads
+
+
+def test_no_worker_outlives_a_killed_parent(scans, deadly_bundle, bright_bundle, undisturbed, marks, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "covsev", "severity", scans, "-o", out, "--bundle", deadly_bundle]
+    parent = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    worker = _wait_for(lambda: [int(mark.suffix[1:]) for mark in marks.glob("slow1.*")])[0]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    _wait_for(lambda: not Path(f"/proc/{worker}/stat").exists() or " Z " in Path(f"/proc/{worker}/stat").read_text())
+    result = assess_directory(scans, out, bundle=bright_bundle)
+    assert result.skipped >= 1
+    assert contents(out) == undisturbed
+
+
+def _wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+# ---- kills -------------------------------------------------------------------------------------------------------
+
+
+def test_kills_at_any_moment_leave_what_a_rerun_completes(scans, bright_bundle, undisturbed, tmp_path):
+    """At least 20 kills: see ``killed_runs.py``."""
+    command = [sys.executable, str(TESTS / "killed_runs.py"), str(scans), str(tmp_path / "out"), str(bright_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert contents(tmp_path / "out") == undisturbed
+
+
+# ---- Dask --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_loses_a_worker_gives_what_one_process_gives(scans, deadly_bundle, undisturbed, marks, tmp_path):
+    pytest.importorskip("distributed")
+
+    def kill_one():
+        pids = _wait_for(lambda: [int(mark.suffix[1:]) for mark in marks.glob("slow*.*")])
+        os.kill(pids[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = assess_directory(scans, tmp_path / "out", bundle=deadly_bundle, workers=2, scheduler="local")
+    killer.join()
+    assert result.failed == 1
+    assert len({mark.suffix for mark in marks.glob("slow*.*")}) > 1, "another worker did the rest"
+    assert len(list(marks.glob("slow*.*"))) == 5, "one of four scans was done twice"
+    assert contents(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:1", "nonsense://x"])
+def test_a_scheduler_that_does_not_answer_is_named(scheduler, scans, bright_bundle, tmp_path, monkeypatch):
+    dask = pytest.importorskip("dask")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(WorkerError, match=f"no Dask scheduler answers at {scheduler}"),
+    ):
+        assess_directory(scans, tmp_path / "out", bundle=bright_bundle, scheduler=scheduler)
+
+
+def test_dask_is_an_extra(scans, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(WorkerError, match=r"Dask is not installed; pip install 'covsev\[dask\]'"):
+        assess_directory(scans, tmp_path / "out", scheduler="local")
