@@ -1,0 +1,118 @@
+"""covsev score and covsev scores: the command, its files, its exit codes, what it must not import."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from covsev.assessment import assess, write
+from covsev.cli import app
+from covsev.labels import DISCLAIMER
+from covsev.scan import save_labels
+from covsev.severity import SCORES
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def files(phantom, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("masks")
+    for name in ("lungs", "lobes", "lesions"):
+        save_labels(getattr(phantom, name), phantom.scan, folder / f"a_{name}.nii.gz")
+    nib.save(nib.Nifti1Image(phantom.scan.hu, phantom.scan.affine), folder / "a.nii.gz")
+    return folder
+
+
+def arguments(files, output, *kinds, case="a"):
+    paths = [part for kind in kinds for part in (f"--{kind}", str(files / f"{case}_{kind}.nii.gz"))]
+    return ["score", *paths, "-o", str(output)]
+
+
+def run(*args):
+    return runner.invoke(app, list(args), env={"COLUMNS": "200"})
+
+
+def test_score_writes_json_and_csv_and_prints_the_scores(files, tmp_path):
+    result = run(*arguments(files, tmp_path, "lesions", "lungs", "lobes"), "--scan", str(files / "a.nii.gz"))
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"a_severity.json", "severity.csv"}
+    content = json.loads((tmp_path / "a_severity.json").read_text())
+    assert content["method"]["lungs"].endswith("a_lungs.nii.gz, labels of covsev")
+    assert content["weights"] == "none"
+    for score in SCORES:
+        assert score.id in result.output
+    assert "Finding: " in result.output
+    assert DISCLAIMER in result.output
+
+
+def test_score_gives_the_numbers_of_severity_for_the_same_masks(phantom, bright_model, files, tmp_path):
+    made = write(assess(phantom.scan, bright_model), tmp_path / "severity")
+    folder = tmp_path / "severity"
+    result = run(
+        *arguments(folder, tmp_path / "score", "lesions", "lungs", "lobes", case="phantom"),
+        "--scan",
+        str(files / "a.nii.gz"),
+    )
+    assert result.exit_code == 0, result.output
+    scored = json.loads((tmp_path / "score" / "phantom_severity.json").read_text())
+    for key in ("scores", "regions", "subregions", "finding", "noise_floor_ml"):
+        assert scored[key] == json.loads(json.dumps(made[key])), key
+
+
+def test_rows_of_other_scans_stay_in_the_table(files, tmp_path):
+    for case in ("first", "second", "first"):
+        assert run(*arguments(files, tmp_path, "lesions", "lungs"), "--case", case).exit_code == 0
+    with (tmp_path / "severity.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["case"] for row in rows] == ["second", "first"]
+    assert {row["po_chaganti2020"] for row in rows} == {rows[0]["po_chaganti2020"]}
+    assert rows[0]["ctss25_pan2020"] == ""  # no lobes: empty, not 0
+
+
+def test_a_failed_check_stops_the_scores_and_exits_with_1(phantom, files, tmp_path):
+    save_labels(np.where(phantom.lungs > 0, 3 - phantom.lungs, 0), phantom.scan, tmp_path / "swapped.nii.gz")
+    result = run(*arguments(files, tmp_path, "lesions"), "--lungs", str(tmp_path / "swapped.nii.gz"))
+    assert result.exit_code == 1
+    assert "fail: sides_swapped" in result.output
+    content = json.loads((tmp_path / "a_severity.json").read_text())
+    assert {score["value"] for score in content["scores"].values()} == {None}
+    assert content["scores"]["po_chaganti2020"]["reason"].startswith("quality check failed: sides_swapped")
+    assert content["regions"]["both_lungs"]["volume_ml"] > 1000
+    assert content["finding"]["state"] == "uncertain"
+
+
+def test_bad_input_exits_with_2_and_one_line(files, tmp_path):
+    result = run(*arguments(files, tmp_path, "lesions"))
+    assert result.exit_code == 2
+    assert result.output.count("error:") == 1
+    assert "give --lungs or --lobes too" in " ".join(result.output.split())
+    assert run("score", "--lesions", "missing.nii.gz", "-o", str(tmp_path)).exit_code == 2
+
+
+def test_score_imports_neither_torch_nor_monai(files, tmp_path):
+    args = [*arguments(files, tmp_path, "lesions", "lungs", "lobes"), "--scan", str(files / "a.nii.gz")]
+    heavy = ("torch", "monai", "SimpleITK", "skimage", "pandas")
+    code = (
+        "import sys; from typer.testing import CliRunner; from covsev.cli import app; "
+        f"assert CliRunner().invoke(app, {args!r}).exit_code == 0; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_scores_prints_every_score_with_its_bands_and_source():
+    result = run("scores")
+    assert result.exit_code == 0
+    for score in SCORES:
+        assert score.id in result.output
+        assert score.source in result.output
+        assert score.rule in result.output
+        assert (score.approximate or "") in result.output
