@@ -11,8 +11,7 @@ import pytest
 
 from covsev import labels
 from covsev.assessment import assess, write
-from covsev.lesion_model import load_model
-from covsev.options import INFECTION_BUNDLE, Options
+from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.severity import measure
 
@@ -93,7 +92,7 @@ def test_written_masks_lie_on_the_scans_grid(reference, tmp_path):
     assert content["disclaimer"] == labels.DISCLAIMER
     assert content["weights"] == reference.weights
     assert len(reference.weights) == 64
-    assert content["networks"]["covid_infection_ct_segmentation"] == load_model(INFECTION_BUNDLE).weights
+    assert content["networks"] == {"bright": reference.weights}
     assert (tmp_path / f"phantom{labels.OVERLAY_SUFFIX}").read_bytes().startswith(b"\x89PNG")
 
 
