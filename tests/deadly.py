@@ -1,11 +1,13 @@
 """A network for worker processes that makes them die at certain scans; workers find it through ``PYTHONPATH``.
 
 Cases are told by their names: ``killed…`` always ends its process, ``fragile…`` only the first time, ``slow…`` takes a
-while. ``COVSEV_TEST_MARKS`` names a folder in which the deaths are noted.
+while. ``COVSEV_TEST_MARKS`` names a folder in which the deaths are noted. With ``COVSEV_TEST_OFFLINE`` set, whoever
+opens a connection ends its process.
 """
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def compute(job, scan, model):
 
 
 work.compute = compute
+if "COVSEV_TEST_OFFLINE" in os.environ:
+    socket.socket.connect = lambda *_: os._exit(99)
 
 
 class Network(nn.Conv2d):

@@ -71,7 +71,11 @@ def test_two_workers_give_what_one_gives(scans, bright_bundle, undisturbed, tmp_
     assert contents(tmp_path / "out") == undisturbed
 
 
-def test_a_dying_worker_costs_its_scan_a_retry_alone_and_then_a_row(small_scan, deadly_bundle, marks, tmp_path):
+def test_a_dying_worker_costs_its_scan_a_retry_alone_and_then_a_row(
+    small_scan, deadly_bundle, marks, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COVSEV_TEST_OFFLINE", "1")  # and no scan needs a network
+    monkeypatch.setattr("socket.socket.connect", None)
     folder = tmp_path / "scans"
     folder.mkdir()
     for name in ("a", "fragile", "killed", "z"):
