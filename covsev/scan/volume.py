@@ -84,7 +84,7 @@ def make_scan(
     while hu.ndim > 3 and hu.shape[-1] == 1:
         hu = hu[..., 0]
     require_volume(hu.shape, hu.dtype, source)
-    if Path(case).name != case:
+    if Path(case).name != case or case in ("", ".."):
         raise ScanError(f"{source}: case name {case!r} must not be a path; it becomes part of file names")
     affine = np.asarray(affine, dtype=np.float64)
     _require_geometry(affine, hu.shape, source)

@@ -44,8 +44,8 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
     image = nib.Nifti1Image(array, scan.affine)
     if isinstance(scan.header, nib.Nifti1Header):
         image.header["xyzt_units"] = scan.header["xyzt_units"] & 63  # what the format defines, odd codes included
-        image.set_qform(_qform(scan), _code(scan, "qform_code"))
-        image.set_sform(scan.affine, _code(scan, "sform_code"))
+        image.set_qform(_qform(scan), int(scan.header["qform_code"]))
+        image.set_sform(scan.affine, int(scan.header["sform_code"]))
     else:
         image.header.set_xyzt_units("mm")
         image.set_qform(scan.affine, 1)
@@ -53,12 +53,6 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
     image.header["descrip"] = f"covsev {__version__} weights {weights[:12]}; {DISCLAIMER}"[:79]
     with replacing(path) as temporary:
         nib.save(image, temporary)
-
-
-def _code(scan: Scan, name: str) -> int:
-    """The source's orientation code; one that the format does not know becomes 1, the scanner's own grid."""
-    code = int(scan.header[name])
-    return code if code in nib.nifti1.xform_codes.value_set() else 1
 
 
 def _qform(scan: Scan) -> NDArray[np.float64]:
