@@ -38,7 +38,16 @@ def lungs_of(shape=SHAPE, at=(), **changed):
     labels[5:-5, 5:-5, 5:-5] = 1
     for index in at:
         labels[index] = 1
-    return replace(LungSegmentation(labels, recovered_ml=100.0, airways_ml=40.0, flags=()), **changed)
+    found = LungSegmentation(
+        labels,
+        recovered_mask=np.zeros(labels.shape, dtype=bool),
+        recovered_ml=100.0,
+        airways_ml=40.0,
+        leak_suspected_ml=0.0,
+        possible_effusion_ml=0.0,
+        flags=(),
+    )
+    return replace(found, **changed)
 
 
 def lobes_of(method="fissures", shape=SHAPE):

@@ -1,0 +1,121 @@
+"""How much of a dense region at the pleura the lung mask keeps, and how much it grows elsewhere.
+
+    python benchmarks/consolidation.py normal_N002_crop.nii.gz covid_P001.nii.gz --json consolidation.json
+
+In each scan a part of one lung is replaced by soft tissue of 0 to 60 HU, and the lungs are segmented again. The parts
+are the 1, 5, 10, 20 and 40 % of the lung that lie furthest
+
+- to the back (``posterior``) or to the side (``lateral``), with a flat inner edge,
+- below a level (``base``), on the diaphragm,
+- within a ball about a point of the pleura at the back and the side (``ball``).
+
+``kept`` is the share of the part that is in the mask of that lung. ``grown`` is what is lung now and was not in the
+unchanged scan, in percent of the lung. Voxels at the border of the part, lung and tissue mixed, are made denser
+in the share that is lung, so that no dark rim gives the pleura away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from covsev.anatomy.lungs import segment_lungs
+from covsev.labels import LEFT_LUNG, LUNGS, RIGHT_LUNG
+from covsev.scan import Scan, canonical_spacing_mm, load_scan, make_scan, to_canonical
+
+SHAPES = ("posterior", "lateral", "base", "ball")
+SHARES_PCT = (1, 5, 10, 20, 40)
+LUNG_HU, TISSUE_HU = -850, -30
+
+
+def part_of_lung(lung: NDArray[np.bool_], spacing_mm: tuple[float, ...], shape: str, share: float) -> NDArray[np.bool_]:
+    """The ``share`` of ``lung`` (axes left, back, head) that lies furthest in the sense of ``shape``."""
+    index = np.argwhere(lung)
+    mm = index * np.array(spacing_mm)
+    outward = -1.0 if mm[:, 0].mean() < lung.shape[0] * spacing_mm[0] / 2 else 1.0
+    if shape == "ball":
+        middle = mm.mean(axis=0)
+        point = mm[((mm - middle) @ np.array([0.5 * outward, 0.75, -0.3])).argmax()]
+        far = -np.linalg.norm(mm - point, axis=1)
+    else:
+        far = mm @ np.array({"posterior": (0, 1, 0), "lateral": (outward, 0, 0), "base": (0, 0, -1)}[shape], float)
+    count = max(1, round(share * len(index)))
+    part = np.zeros(lung.shape, dtype=bool)
+    part[tuple(index[np.argpartition(-far, count - 1)[:count]].T)] = True
+    return part
+
+
+def consolidated(
+    hu: NDArray[Any], lungs: NDArray[np.uint8], part: NDArray[np.bool_], mean_hu: float, seed: int = 0
+) -> NDArray[np.int16]:
+    """``hu`` with ``part`` replaced by mottled soft tissue within 0 to 60 HU."""
+    noise = np.random.default_rng(seed)
+    grain = ndimage.gaussian_filter(noise.standard_normal(hu.shape, dtype=np.float32), 2)
+    dense = np.clip(mean_hu + 15 * grain / grain.std() + noise.normal(0, 12, hu.shape), 0, 60)
+    changed = np.where(part, dense, hu)
+    rim = ndimage.binary_dilation(part, iterations=2) & (lungs == 0) & (hu < TISSUE_HU)
+    lung_share = np.clip((TISSUE_HU - changed) / (TISSUE_HU - LUNG_HU), 0, 1)
+    return np.rint(np.where(rim, changed + lung_share * (dense - LUNG_HU), changed)).astype(np.int16)
+
+
+def rows_of(
+    scan: Scan, side: int, mean_hu: float, shapes: tuple[str, ...], shares_pct: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """One row for every shape and share."""
+    before = segment_lungs(scan)
+    hu, lungs = to_canonical(scan.hu, scan.affine), to_canonical(before.labels, scan.affine)
+    spacing_mm, lung = canonical_spacing_mm(scan), lungs == side
+    affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
+    rows = [{"part": "none", "share_pct": 0, "recovered_ml": before.recovered_ml, "grown_pct": 0.0}]
+    for shape in shapes:
+        for share_pct in shares_pct:
+            part = part_of_lung(lung, spacing_mm, shape, share_pct / 100)
+            after = segment_lungs(make_scan(consolidated(hu, lungs, part, mean_hu), affine, case=scan.case))
+            grown = np.count_nonzero((after.labels > 0) & (lungs == 0)) / np.count_nonzero(lung)
+            row = {
+                "part": shape,
+                "share_pct": share_pct,
+                "kept_pct": 100 * float((after.labels[part] == side).mean()),
+                "grown_pct": 100 * grown,
+                "recovered_ml": after.recovered_ml,
+                "leak_suspected_ml": after.leak_suspected_ml,
+                "possible_effusion_ml": after.possible_effusion_ml,
+                "flags": list(after.flags),
+            }
+            print(
+                f"  {shape:10s} {share_pct:3d} %   kept {row['kept_pct']:5.1f} %   grown {row['grown_pct']:5.2f} %",
+                flush=True,
+            )
+            rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", type=Path, nargs="+")
+    parser.add_argument("--side", choices=("right", "left", "both"), default="both")
+    parser.add_argument("--mean-hu", type=float, default=30.0, help="of the pasted tissue")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
+    parser.add_argument("--shares", nargs="+", type=int, default=SHARES_PCT, help="percent of the lung")
+    parser.add_argument("--json", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    sides = {"right": (RIGHT_LUNG,), "left": (LEFT_LUNG,), "both": LUNGS}[options.side]
+    table = []
+    for path in options.scans:
+        scan = load_scan(path)
+        for side in sides:
+            print(f"{scan.case}, {side.text}")
+            rows = rows_of(scan, side.id, options.mean_hu, tuple(options.shapes), tuple(options.shares))
+            table += [{"case": scan.case, "side": side.name, "mean_hu": options.mean_hu, **row} for row in rows]
+    if options.json:
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

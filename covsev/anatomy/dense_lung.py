@@ -1,0 +1,248 @@
+"""Lung that has become as dense as soft tissue: predicted between the chest wall and what is left of the lung.
+
+A threshold misses consolidation, and closing the mask brings back only what aerated lung surrounds. Here the lung's
+shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`). Below it
+ends at the diaphragm, whose height over every point comes from the aerated lung near it, from the mirrored other lung
+and from the line where the lung's lower edge meets the wall. Towards the mediastinum it ends where aerated lung begins
+or, on rays without any, where the mirrored lung does.
+
+Lung is added only on rays on which aerated lung ought to touch the wall and does not. A healthy lung tapers to a thin
+edge at the wall; one that ends blunt is believed to go on, as far as its neighbours and the other lung say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from covsev.anatomy.chest_wall import (
+    ANGLES,
+    DEGREES,
+    REACH_MM,
+    Mask,
+    Plane,
+    Rays,
+    SideMaps,
+    chest_centre,
+    side_maps,
+    spread,
+)
+
+_SOFT_HU = (-400, 200)
+_BLUNT_MM = 20  # lung that ends thicker than this at the wall has been cut off by disease
+_MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung ends
+_BACK_DEGREES, _FRONT_DEGREES = 45, 130  # in front and at the spine healthy lung too ends blunt
+_LEVEL_DEGREES = 30  # nearer to the spine both lungs reach down equally far
+_MAX_FRONT_DEGREES = 140  # cartilage in front is no landmark
+_STRONG_GAP_MM, _WEAK_GAP_MM = 4.0, 1.0
+_WEAK_REACH = 6  # rays or slices around a strong gap
+_MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung
+_OUTER_MARGIN_MM = 0.5
+_DIAPHRAGM_TOLERANCE_MM = 20.0
+_OPENING_MM = 4.0
+_MIN_ML = 3.0
+_FLUID_HU = (-15.0, 15.0)  # simple fluid, undiseased; consolidation is denser
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLung:
+    """Result of :func:`find_dense_lung`.
+
+    Attributes:
+        labels: (X, Y, Z) uint8, 1 right and 2 left, only what is added.
+        leak_suspected_ml: part of it on rays that meet no aerated lung, where shape alone bounds it inside.
+        possible_effusion_ml: volume between lung and wall with the density of fluid, which is not added.
+    """
+
+    labels: NDArray[np.uint8]
+    leak_suspected_ml: float
+    possible_effusion_ml: float
+
+
+def find_dense_lung(hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tuple[float, ...]) -> DenseLung:
+    """Dense lung between ``lungs`` and the chest wall.
+
+    Args:
+        hu: (X, Y, Z), axes left, back, head, at about 2 mm.
+        lungs: (X, Y, Z) labels 1 right, 2 left of the aerated lung, with its vessels.
+        spacing_mm: of that grid.
+    """
+    rays = Rays(hu.shape, spacing_mm, chest_centre(hu, lungs, spacing_mm))
+    maps = side_maps(hu, lungs, rays)
+    found, unseen = np.zeros(lungs.shape, np.uint8), np.zeros(lungs.shape, np.uint8)
+    for side, (own, other) in enumerate((maps, maps[::-1])):
+        added = _missing_lung(own, other, spacing_mm[2])
+        if not added.any():
+            continue
+        rays.paint(found, added, side, side + 1)
+        rays.paint(unseen, added & (own.last <= 0)[:, None], side, 1)
+    found[lungs > 0] = 0
+    return _sorted_out(found, unseen > 0, hu, lungs, spacing_mm)
+
+
+# ---- along rays ------------------------------------------------------------------------------------------------
+
+
+def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
+    """(angle, mm, z) dense voxels that are lung by the predicted shape."""
+    bottom, top, blunt, expected = _extent(own, other, z_mm)
+    z = np.arange(own.wall.shape[1])
+    inside = expected[:, None] & (z >= bottom[:, None]) & (z <= top[:, None])
+    gap = np.where(np.isfinite(own.wall), own.wall - own.last, 0)
+    rays = _rays_with_a_gap(inside, gap, own)
+    if not rays.any():
+        return np.zeros(own.lung.shape, dtype=bool)
+    diaphragm = _diaphragm(own, other, bottom, blunt, expected, z_mm)
+    start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm))
+    radius = np.arange(REACH_MM)[None, :, None]
+    outer = np.where(np.isfinite(own.wall), own.wall + _OUTER_MARGIN_MM, 0)
+    between = (radius >= start[:, None]) & (radius <= outer[:, None]) & rays[:, None]
+    soft = (own.hu > _SOFT_HU[0]) & (own.hu < _SOFT_HU[1])
+    return between & soft & ~own.lung & (z >= diaphragm[:, :, None] + 0.5)  # type: ignore[no-any-return]
+
+
+def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps) -> Mask:
+    """(angle, z) rays where lung should touch the wall and does not: clear ones, and less clear ones around them.
+
+    A group of rays most of which meet no lung at all is no gap: the patient lies askew, and the mirror misleads.
+    """
+    strong = inside & ~own.contact & (gap > _STRONG_GAP_MM) & (DEGREES < _MAX_FRONT_DEGREES)[:, None]
+    groups, number = ndimage.label(ndimage.binary_opening(strong, structure=np.ones((3, 3))))
+    seen = ndimage.mean(own.last > 0, groups, np.arange(number + 1))
+    strong = (groups > 0) & (np.atleast_1d(seen)[groups] >= _MIN_SEEN)
+    around = ndimage.binary_dilation(strong, iterations=_WEAK_REACH)
+    return ndimage.binary_propagation(strong, mask=strong | (inside & around & (gap > _WEAK_GAP_MM)))  # type: ignore[no-any-return]
+
+
+def _contact_line(own: SideMaps, z_mm: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask, Mask]:
+    """Of every angle: lowest and highest contact (slices), whether there is enough of it, whether it ends blunt."""
+    has = own.contact.any(axis=1)
+    bottom = np.where(has, own.contact.argmax(axis=1), -1)
+    top = np.where(has, own.contact.shape[1] - 1 - own.contact[:, ::-1].argmax(axis=1), -1)
+    enough = has & (own.contact.sum(axis=1) * z_mm > _MIN_CONTACT_MM)
+    above = np.clip(bottom + 1, 0, own.contact.shape[1] - 1)
+    thickness = own.thickness[np.arange(ANGLES), above]
+    cut_by_scan = bottom <= 1
+    blunt = enough & (thickness > _BLUNT_MM) & (DEGREES < _FRONT_DEGREES) & ~cut_by_scan
+    return bottom, top, enough, blunt
+
+
+def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, Mask, Mask]:
+    """Of every angle: lowest and highest slice of lung at the wall, whether its own edge is cut off, whether known."""
+    low, high, enough, blunt = _contact_line(own, z_mm)
+    low2, high2, enough2, blunt2 = _contact_line(other, z_mm)
+    beside = (DEGREES > _BACK_DEGREES) & (low > 1)
+    tapers, tapers2 = enough & ~blunt, enough2 & ~blunt2
+    lower_by = _shift(low - low2, tapers & tapers2 & beside)
+    higher_by = _shift(high - high2, enough & enough2 & (DEGREES > _BACK_DEGREES), level_at_spine=False)
+    mirrored = low2 + lower_by
+    # A blunt end holds unless the other lung goes clearly lower: at the spine healthy lung too ends blunt.
+    agrees = enough & ((low - mirrored) * z_mm < _BLUNT_MM)
+    bottom = np.where(tapers | agrees | ~enough2, low, mirrored)
+    bottom = np.where(enough, np.minimum(bottom, low), bottom)
+    top = np.where(enough, high, high2 + higher_by)
+    return bottom, top, blunt & ~agrees, enough | enough2
+
+
+def _shift(difference: NDArray[Any], known: Mask, *, level_at_spine: bool = True) -> Plane:
+    """Difference of the two lungs' ends at every angle, from the angles where both are known."""
+    if not known.any():
+        return np.zeros(ANGLES)
+    anchors = (DEGREES < _LEVEL_DEGREES) & level_at_spine
+    values = np.where(known, difference, 0)
+    return spread(values[:, None], (known | anchors)[:, None])[:, 0]
+
+
+def _diaphragm(own: SideMaps, other: SideMaps, bottom: Plane, blunt: Mask, expected: Mask, z_mm: float) -> Plane:
+    """(angle, mm) lowest slice of lung over every point: the mirrored lung's, shifted to what is known of this one."""
+    lowest, has = _lowest(own.lung)
+    wall_mm = _wall_radius(own, bottom, expected, z_mm)
+    prior = _mirrored_lowest(other, wall_mm, z_mm)
+    doubtful = ndimage.binary_dilation(blunt, iterations=2)[:, None]
+    known, values = has & ~doubtful, np.where(has, lowest, 0.0)
+    at_wall = np.flatnonzero(expected & (wall_mm > 0))
+    known[at_wall, wall_mm[at_wall]] = True
+    values[at_wall, wall_mm[at_wall]] = bottom[at_wall]
+    surface = prior + spread(values - prior, known, (1.0, 2.0))
+    # Below blunt lung an end far above the surface is the upper face of disease; a lower one is the diaphragm.
+    agrees = has & doubtful & (lowest <= surface + _DIAPHRAGM_TOLERANCE_MM / z_mm)
+    values[agrees] = lowest[agrees]
+    surface = prior + spread(values - prior, known | agrees, (1.0, 2.0))
+    return np.where(has, np.minimum(surface, lowest), surface)
+
+
+def _lowest(lung: Mask) -> tuple[NDArray[np.int64], Mask]:
+    has: Mask = np.any(lung, axis=2)
+    return np.where(has, lung.argmax(axis=2), -1), has
+
+
+def _wall_radius(maps: SideMaps, bottom: Plane, known: Mask, z_mm: float) -> NDArray[np.int64]:
+    """Of every angle the wall's radius in mm, 10 mm above the lung's lower edge; 0 where unknown."""
+    slices = maps.wall.shape[1]
+    level = np.clip(np.where(known, bottom + 10 / z_mm, slices // 3), 0, slices - 1).astype(int)
+    radius = maps.wall[np.arange(ANGLES), level]
+    return np.where(np.isfinite(radius), np.clip(radius, 0, REACH_MM - 1), 0).astype(int)
+
+
+def _mirrored_lowest(other: SideMaps, wall_mm: NDArray[np.int64], z_mm: float) -> Plane:
+    """(angle, mm) lowest slice of the other lung at the mirrored point, scaled to this side's wall; 0 without one."""
+    low2, _, enough2, _ = _contact_line(other, z_mm)
+    wall2_mm = _wall_radius(other, low2.astype(float), enough2, z_mm)
+    both = (wall_mm > 0) & (wall2_mm > 0)
+    ratio = np.where(both, wall2_mm / np.maximum(wall_mm, 1), 0)
+    scale = spread(ratio[:, None], both[:, None]) if both.any() else np.ones((ANGLES, 1))
+    radius = np.clip(np.rint(np.arange(REACH_MM) * scale), 0, REACH_MM - 1).astype(int)
+    lowest, has = _lowest(other.lung)
+    rows = np.arange(ANGLES)[:, None]
+    return spread(lowest[rows, radius], has[rows, radius], (1.0, 2.0))
+
+
+def _mediastinum(own: SideMaps, other: SideMaps, z_mm: float) -> Plane:
+    """(angle, z) radius at which lung begins: this lung's, elsewhere the mirrored one shifted to its neighbours."""
+    first, first2 = (np.where(maps.lung.any(axis=1), maps.lung.argmax(axis=1), -1) for maps in (own, other))
+    step_mm = (1.0, z_mm / 2)
+    prior = spread(first2, first2 >= 0, step_mm)
+    return prior + spread(first - prior, first >= 0, step_mm)
+
+
+# ---- on the grid -----------------------------------------------------------------------------------------------
+
+
+def _sorted_out(
+    found: NDArray[np.uint8],
+    unseen: Mask,
+    hu: NDArray[Any],
+    lungs: NDArray[np.uint8],
+    spacing_mm: tuple[float, ...],
+) -> DenseLung:
+    """Thin sheets and crumbs dropped, parts with the density of fluid measured and dropped."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    kept, fluid_ml = np.zeros_like(found), 0.0
+    for side in (1, 2):
+        parts, number = ndimage.label(_opened(found == side, lungs == side, spacing_mm))
+        for part in range(1, number + 1):
+            where = parts == part
+            ml = np.count_nonzero(where) * voxel_ml
+            if ml < _MIN_ML:
+                continue
+            if _FLUID_HU[0] <= np.median(hu[where]) <= _FLUID_HU[1]:
+                fluid_ml += ml
+            else:
+                kept[where] = side
+    leak_ml = np.count_nonzero((kept > 0) & unseen) * voxel_ml
+    return DenseLung(kept, leak_ml, fluid_ml)
+
+
+def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
+    """``found`` without what is thin even together with the lung."""
+    if not found.any():
+        return found
+    together = sitk.GetImageFromArray((found | lung).astype(np.uint8).transpose())
+    radius = [max(0, round(_OPENING_MM / side) - 1) for side in spacing_mm]
+    opened = sitk.BinaryMorphologicalOpening(together, radius, sitk.sitkBox)
+    return found & (sitk.GetArrayFromImage(opened).transpose() > 0)  # type: ignore[no-any-return]
