@@ -51,7 +51,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64], Any
     labels = values.astype(np.uint8, copy=False) if 0 <= low <= high <= 255 else None
     if labels is None or (values.dtype.kind == "f" and not np.array_equal(labels, values)):
         raise ScanError(f"{path}: values from {low:g} to {high:g} are not those of a label map", code="labels")
-    grid = make_scan(np.broadcast_to(np.int16(0), labels.shape), affine, case="", source=path, header=header)
+    grid = make_scan(np.broadcast_to(np.int16(0), labels.shape), affine, case="labels", source=path, header=header)
     return labels, grid.affine, header
 
 
