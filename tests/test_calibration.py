@@ -37,6 +37,12 @@ def test_agreement_follows_the_threshold():
     assert table["dice"].tolist() == pytest.approx([6 / 7, 0.8, 0.5])
     assert table["sensitivity"].tolist() == pytest.approx([1, 2 / 3, 1 / 3])
     assert table["specificity"].tolist() == pytest.approx([0, 1, 1])
+    assert table["area_ratio"].tolist() == pytest.approx([4 / 3, 2 / 3, 1 / 3])
+
+
+def test_without_infection_there_is_no_area_ratio():
+    table = agreement_by_threshold([(PROBABILITY, np.zeros_like(REFERENCE))], [0.5])
+    assert np.isnan(table["area_ratio"][0])
 
 
 def test_the_plot_is_written(tmp_path):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from covsev.training.metrics import case_metrics
 
+AGREEMENT = ("dice", "sensitivity", "specificity")
+
 Slice = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Probability and reference mask of one slice, both (H, W)."""
 
@@ -56,14 +58,19 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
 
 def agreement_by_threshold(slices: Sequence[Slice], thresholds: Sequence[float]) -> pd.DataFrame:
-    """Mean over slices of Dice, sensitivity and specificity, a row a threshold."""
+    """How masks agree with the references, a row a threshold.
+
+    Returns:
+        columns ``threshold``; ``dice``, ``sensitivity`` and ``specificity``, means over slices; and ``area_ratio``,
+        the infected area of all masks divided by that of all references.
+    """
+    infected = sum(np.count_nonzero(reference) for _, reference in slices)
     rows = []
     for threshold in thresholds:
         cases = [case_metrics(probability, reference, threshold=threshold) for probability, reference in slices]
-        means = {
-            name: np.nanmean([getattr(case, name) for case in cases]) for name in ("dice", "sensitivity", "specificity")
-        }
-        rows.append({"threshold": threshold, **means})
+        means = {name: np.nanmean([getattr(case, name) for case in cases]) for name in AGREEMENT}
+        found = sum(np.count_nonzero(probability >= threshold) for probability, _ in slices)
+        rows.append({"threshold": threshold, **means, "area_ratio": found / infected if infected else np.nan})
     return pd.DataFrame(rows)
 
 
@@ -75,7 +82,7 @@ def plot_calibration(table: pd.DataFrame, agreement: pd.DataFrame, path: Path) -
     left.plot(table["predicted"], table["observed"], marker="o")
     left.set(xlabel="predicted probability", ylabel="share that is infected", xlim=(0, 1), ylim=(0, 1))
     left.set_title("Reliability")
-    for name in ("dice", "sensitivity", "specificity"):
+    for name in AGREEMENT:
         right.plot(agreement["threshold"], agreement[name], label=name)
     right.set(xlabel="threshold", ylabel="mean over slices", xlim=(0, 1), ylim=(0, 1))
     right.set_title("Agreement by threshold")
