@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ _errors = Console(stderr=True)
 
 def add_commands(app: typer.Typer) -> None:
     """Register this file's commands."""
-    for command in (score, scores):
+    for command in (score, scores, compare, change):
         app.command()(command)
 
 
@@ -105,3 +105,82 @@ def scores() -> None:
         for name, text in lines.items():
             if text:
                 _console.print(f"  {name}: {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(help="Reference: a label map, a result (JSON, CSV), or a directory.")],
+    predicted: Annotated[Path, typer.Argument(help="What is judged: of the same kind.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the tables and figures.")],
+    kind: Annotated[
+        str | None, typer.Option(help="lungs, lobes or lesions, where the files' names do not say it.")
+    ] = None,
+    ref_labels: Annotated[list[str] | None, typer.Option(help="What the reference's values mean; as in score.")] = None,
+    pred_labels: Annotated[list[str] | None, typer.Option(help="What the judged values mean; as in score.")] = None,
+    clinical: Annotated[
+        Path | None, typer.Option(help="CSV with the columns case and class: scores against the clinical class.")
+    ] = None,
+) -> None:
+    """Agreement with a reference: overlap and surfaces of masks, scores over many scans, the clinical class."""
+    from covsev.comparison import compare as compare_results
+    from covsev.comparison import write_comparison
+    from covsev.label_conventions import KINDS
+
+    if kind not in (None, *KINDS):
+        raise typer.BadParameter(f"expected one of {', '.join(KINDS)}", param_hint="--kind")
+    with _errors_in_words():
+        found = compare_results(
+            reference,
+            predicted,
+            kind=kind,
+            reference_labels=ref_labels or (),
+            predicted_labels=pred_labels or (),
+            clinical=clinical,
+        )
+        written = write_comparison(found, output)
+    _print_rows("Masks", found.masks, ("case", "structure", "dice", "surface_dice", "hd95_mm", "volume_error_ml"))
+    _print_rows("Scores", found.scores, ("score", "pairs", "bias", "icc", "pearson_r", "kappa", "within_one"))
+    _print_rows("Clinical class", found.clinical, ("score", "cases", "severe", "auc", "spearman_r"))
+    for name in found.unpaired:
+        _console.print(f"on one side only: {escape(name)}", highlight=False)
+    for path in written:
+        _console.print(escape(str(path)), highlight=False)
+
+
+def change(
+    first: Annotated[Path, typer.Argument(help="<case>_severity.json of the earlier scan.")],
+    second: Annotated[Path, typer.Argument(help="<case>_severity.json of the later scan of the same patient.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a JSON file of the change.")] = None,
+    noise_pct: Annotated[
+        float, typer.Option(min=0, help="Part of the lesion that is noise where a result has no interval.")
+    ] = 10.0,
+) -> None:
+    """Follow-up of one patient: improving, stable or worsening, per region in ml and per score in points."""
+    from dataclasses import asdict
+
+    from covsev.follow_up import compare_scans, read_result, write_change
+
+    with _errors_in_words():
+        found = compare_scans(read_result(first), read_result(second), noise_pct=noise_pct)
+        path = write_change(found, output) if output else None
+    columns = ("region", "first_ml", "second_ml", "change_ml", "noise_ml", "change_pct", "state")
+    _print_rows("Lesion", [{"region": name} | asdict(region) for name, region in found.regions.items()], columns)
+    _print_rows("Scores", [{"score": id_} | dict(values) for id_, values in found.scores.items()])
+    for warning in found.warnings:
+        _console.print(f"warn: {escape(warning)}", highlight=False)
+    _console.print(f"{escape(found.text)}; {DISCLAIMER}.", highlight=False)
+    if path:
+        _console.print(escape(str(path)), highlight=False)
+
+
+def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    if not rows:
+        return
+    columns = columns or tuple(rows[0])
+    table = Table(*(name.replace("_", " ") for name in columns), title=title)
+    for row in rows:
+        table.add_row(*(escape(_cell(row[name])) for name in columns))
+    _console.print(table)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
