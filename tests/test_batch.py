@@ -33,13 +33,16 @@ def workforce(bright_model, monkeypatch):
 @pytest.fixture
 def folder(small_scan, tmp_path):
     """Two good scans, one without lungs, and a broken one."""
-    scans = tmp_path / "scans"
+    fill(tmp_path / "scans", small_scan)
+    return tmp_path / "scans"
+
+
+def fill(scans, small_scan):
     (scans / "sub").mkdir(parents=True)
     shutil.copy(small_scan, scans / "good.nii.gz")
     shutil.copy(small_scan, scans / "sub" / "good.nii.gz")
     nib.save(nib.Nifti1Image(np.full((40, 40, 20), 40, np.int16), np.eye(4)), scans / "no_lung.nii.gz")
     (scans / "corrupt.nii.gz").write_bytes(b"not a scan")
-    return scans
 
 
 def table(path):
@@ -159,15 +162,26 @@ def test_the_page_shows_every_scan_and_runs_nothing(small_scan, tmp_path, workfo
 # ---- resuming ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished(small_scan, bright_model, tmp_path_factory):
+    """Scans as in ``folder``, and what a run made of them."""
+    root = tmp_path_factory.mktemp("finished")
+    fill(root / "scans", small_scan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directory, "_workforce", lambda *_: InProcess(bright_model))
+        assess_directory(root / "scans", root / "out")
+    return root
+
+
 @pytest.fixture
-def resumed(folder, tmp_path, workforce):
+def resumed(finished, tmp_path, workforce):
     """A function that runs again into a finished folder and says which scans were done."""
     out = tmp_path / "out"
-    assess_directory(folder, out)
+    shutil.copytree(finished / "out", out)
 
     def run(options=None, **settings):
         workforce.jobs_done.clear()
-        result = assess_directory(folder, out, options, **settings)
+        result = assess_directory(finished / "scans", out, options, **settings)
         assert result.skipped + len(workforce.jobs_done) == len(result.rows)
         return sorted(workforce.jobs_done)
 
@@ -197,9 +211,11 @@ def test_another_model_does_all_again(resumed, workforce):
     assert resumed() == ALL
 
 
-def test_a_changed_scan_is_done_again(resumed, folder):
-    os.utime(folder / "good.nii.gz", (1, 1))
+def test_a_changed_scan_is_done_again(resumed, finished):
+    state = (finished / "scans" / "good.nii.gz").stat()
+    os.utime(finished / "scans" / "good.nii.gz", (1, 1))
     assert resumed() == ["corrupt", "good", "no_lung"]
+    os.utime(finished / "scans" / "good.nii.gz", ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 @pytest.mark.parametrize(
@@ -220,9 +236,15 @@ def test_an_incomplete_result_is_done_again(resumed, tmp_path, damage):
     assert contents(tmp_path / "out") == before
 
 
-def test_a_scan_that_fails_now_leaves_no_older_result(resumed, folder, tmp_path):
-    (folder / "good.nii.gz").write_bytes(b"bad now")
-    resumed()
+def test_a_scan_that_fails_now_leaves_no_older_result(resumed, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ScanError("bad now")
+
+    monkeypatch.setattr(work, "assess", fail)
+    (tmp_path / "out" / "good_severity.json").write_bytes(
+        (tmp_path / "out" / "good_severity.json").read_bytes().replace(b'"fingerprint": "', b'"fingerprint": "x')
+    )
+    assert resumed() == ["corrupt", "good", "no_lung"]
     assert not list((tmp_path / "out").glob("good_*"))
     assert list((tmp_path / "out").glob("sub_good_*"))
 
@@ -316,7 +338,7 @@ def test_a_damaged_series_does_not_tell_the_name_either(named_series, tmp_path, 
     assert "Geheim" not in printed.out + printed.err
 
 
-def test_find_scans_and_paths_give_the_same(folder, tmp_path, workforce):
-    by_path = assess_directory(str(folder), str(tmp_path / "a"))
-    by_sources = assess_directory(find_scans(folder), tmp_path / "b")
-    assert by_path.rows == by_sources.rows
+def test_found_scans_may_be_given_in_place_of_a_path(finished, tmp_path, workforce):
+    sources = [source for source in find_scans(finished / "scans") if source.case == "good"]
+    assess_directory(sources, str(tmp_path))
+    assert table(tmp_path / "severity.csv")["good"] == table(finished / "out" / "severity.csv")["good"]

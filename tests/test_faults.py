@@ -43,7 +43,7 @@ def add_bad_nifti(folder, good):
     (folder / "cut.nii").write_bytes(plain[: len(plain) // 2])
     (folder / "empty.nii").touch()
     (folder / "empty.nii.gz").touch()
-    (folder / "flipped.nii").write_bytes(b"\xff" * 4 + plain[4:])
+    (folder / "flipped.nii").write_bytes(b"\xff" * 348 + plain[348:])
     nifti(folder / "flat.nii", volume(shape=(64, 64)))
     nifti(folder / "series.nii", volume(shape=(40, 40, 20, 3)))
     nifti(folder / "tiny.nii", volume(shape=(5, 5, 5)))

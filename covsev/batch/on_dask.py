@@ -11,6 +11,7 @@ from covsev.batch.job import Job, Row, failed, failure
 from covsev.batch.processes import thread_share
 from covsev.errors import BundleError, CovsevError, WorkerError
 
+_CONNECT_SECONDS = 30.0
 LOCAL = "local"
 """In place of a scheduler's address: a cluster of processes on this machine."""
 
@@ -37,7 +38,7 @@ class DaskCluster:
         self._bundle = bundle
         self._cluster = _local_cluster(workers) if scheduler == LOCAL else None
         try:
-            self._client = Client(self._cluster or scheduler, timeout=30)
+            self._client = Client(self._cluster or scheduler, timeout=_CONNECT_SECONDS)
             self.model = self._describe()
         except (OSError, TimeoutError, ValueError) as error:
             self.close()
@@ -87,7 +88,7 @@ def _local_cluster(workers: int) -> Any:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         env=environment,
         memory_limit=None,
     )

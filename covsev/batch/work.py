@@ -68,7 +68,8 @@ def assess_job(job: Job, bundle: Path) -> Row:
     """Do one job in this process; scans of several threads are read and written beside each other, not computed."""
     scan = read(job)
     with _computing:
-        assessment = compute(job, scan, cached_model(bundle))
+        model = cached_model(bundle)
+        assessment = compute(job, scan, model)
     return finish(job, assessment)
 
 
