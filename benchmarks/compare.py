@@ -83,7 +83,8 @@ def evaluate(run: Run, stage: str, variant: Variant, fold: int, *, true_prior: b
     checkpoint = train(run, stage, variant, fold)
     folder = checkpoint.parent / ("true_prior" if true_prior else "evaluation")
     if not (folder / "metrics.csv").is_file():
-        settings = run.shared(folder) | {"fold": fold, "checkpoint": checkpoint} | prior_of(run, stage, variant, fold)
+        settings = run.shared(folder) | {"fold": fold, "checkpoint": checkpoint, "threshold": 0.5}
+        settings |= prior_of(run, stage, variant, fold)
         if true_prior:
             settings["true_prior"] = True
         configs = BUNDLES[stage] / "configs"
