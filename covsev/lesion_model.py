@@ -152,13 +152,16 @@ class LesionModel:
         return np.concatenate((at_size, self.predict_kinds(network_input, infection, size)), axis=1)
 
 
-def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None) -> LesionModel:
+def load_model(
+    bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None, prior_checkpoint: Path | None = None
+) -> LesionModel:
     """The model that ``configs/inference.yaml`` of a bundle folder describes.
 
     Args:
         bundle: folder of a MONAI bundle. Its configuration can run code: use only bundles that you trust.
         device: torch device.
         checkpoint: other weights than the bundle's own.
+        prior_checkpoint: other weights of a multi network's prior than its bundle's own.
 
     Raises:
         BundleError: if the folder, its configuration or its weights are missing or do not fit.
@@ -175,8 +178,11 @@ def load_model(bundle: Path, *, device: str = "cpu", checkpoint: Path | None = N
         raise BundleError(f"{config}: cannot be read ({type(error).__name__})") from error
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
-    if checkpoint is not None:
-        parser["checkpoint"] = str(checkpoint)
+    for name, path in (("checkpoint", checkpoint), ("prior_checkpoint", prior_checkpoint)):
+        if path is not None and name not in parser:
+            raise BundleError(f"{config}: it has no {name}, so {path} cannot be used")
+        if path is not None:
+            parser[name] = str(path)
     try:
         return parser.get_parsed_content("model")  # type: ignore[no-any-return]
     except Exception as error:  # MONAI wraps whatever a component raised

@@ -116,6 +116,13 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
         load_model(tmp_path)
 
 
+def test_a_prior_is_refused_by_a_bundle_that_has_none(tmp_path):
+    with pytest.raises(
+        BundleError, match=r"inference\.yaml: it has no prior_checkpoint, so .*model\.pt cannot be used"
+    ):
+        load_model(INFECTION_BUNDLE, prior_checkpoint=tmp_path / "model.pt")
+
+
 def _copy_of_bundle(tmp_path):
     shutil.copytree(INFECTION_BUNDLE, tmp_path / "bundle")
     return tmp_path / "bundle"
