@@ -32,7 +32,7 @@ def load_scan(source: ScanSource | Path | str) -> Scan:
             raise ScanError(f"{source}: expected one scan, found {len(found)}; use find_scans for folders")
         source = found[0]
     hu, affine, header = _read(source)
-    return make_scan(hu, affine, case=source.case, source=source.path, header=header)
+    return make_scan(hu, affine, case=source.case, source=source.path, header=header, series_uid=source.series_uid)
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64], Any]:

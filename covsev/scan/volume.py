@@ -39,6 +39,7 @@ class Scan:
         case: name of the scan, unique in a batch, safe as a file name.
         source: where it was read from.
         header: NIfTI header of the source, whose spatial codes the label maps keep; ``None`` for other formats.
+        series_uid: which DICOM series in ``source`` it is; ``None`` for other formats.
     """
 
     hu: NDArray[Any]
@@ -46,6 +47,7 @@ class Scan:
     case: str
     source: Path
     header: Any = field(default=None, repr=False)
+    series_uid: str | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -65,7 +67,13 @@ class Scan:
 
 
 def make_scan(
-    hu: NDArray[Any], affine: NDArray[Any], *, case: str, source: Path | str = "memory", header: Any = None
+    hu: NDArray[Any],
+    affine: NDArray[Any],
+    *,
+    case: str,
+    source: Path | str = "memory",
+    header: Any = None,
+    series_uid: str | None = None,
 ) -> Scan:
     """A checked :class:`Scan` from an array.
 
@@ -75,6 +83,7 @@ def make_scan(
         case: name of the scan.
         source: where it came from, for messages.
         header: NIfTI header whose spatial codes label maps should keep.
+        series_uid: which DICOM series in ``source`` it is.
 
     Raises:
         ScanError: if ``hu`` is not a volume of real numbers, ``affine`` is not that of a chest scan, or ``case`` is
@@ -88,7 +97,7 @@ def make_scan(
         raise ScanError(f"{source}: case name {case!r} must not be a path; it becomes part of file names")
     affine = np.asarray(affine, dtype=np.float64)
     _require_geometry(affine, hu.shape, source)
-    return Scan(_as_hu(hu, source), affine, case, Path(source), header)
+    return Scan(_as_hu(hu, source), affine, case, Path(source), header, series_uid)
 
 
 def require_volume(shape: tuple[int, ...], dtype: np.dtype[Any], source: Path | str) -> None:
