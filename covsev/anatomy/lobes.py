@@ -1,19 +1,27 @@
-"""The five lobes, from the lungs and a prior of where people's fissures lie.
-
-The prior is the mean height of the left oblique, right oblique and right horizontal fissure over 100 people, in
-coordinates of the lung's bounding box. See ``build_fissure_model.py`` for how it was made.
-"""
+"""The five lobes: the fissures of 100 people, shaped to these lungs and drawn to the fissures that the scan shows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_dilation
 
+from covsev.anatomy.fissure_fit import Evidence, Surfaces, expected_surfaces, fit_surfaces, lung_of
+from covsev.anatomy.fissure_model import (
+    FISSURES,
+    FISSURES_OF,
+    LEFT_OBLIQUE,
+    RIGHT_HORIZONTAL,
+    RIGHT_OBLIQUE,
+    FissureModel,
+    LungFrame,
+    load_fissure_model,
+)
+from covsev.anatomy.fissure_search import search_modes
+from covsev.anatomy.fissureness import find_sheets, support, unfold
 from covsev.labels import (
     LEFT_LOWER,
     LEFT_LUNG,
@@ -25,45 +33,16 @@ from covsev.labels import (
 )
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, require_same_grid, to_canonical
 
-FISSURES = ("left_oblique", "right_oblique", "right_horizontal")
-GRID = np.linspace(0, 1, 33)
-"""Box coordinates u (to the left) and v (to the back) at which the prior stores heights w (to the head)."""
-
 _MAX_CUT_SHARE = 0.35  # an apex or a costophrenic angle cut off is less, half a lung is more
-_OUTLIERS_PCT = 0.5  # of the lung's voxels lie outside its box at each end, so that a spur does not stretch it
-
-
-@dataclass(frozen=True)
-class LungBox:
-    """Bounding box of one lung in canonical millimetres; box coordinates run from 0 to 1 along each axis.
-
-    Attributes:
-        lower_mm: (3,) smallest x, y, z.
-        upper_mm: (3,) largest x, y, z.
-    """
-
-    lower_mm: NDArray[np.float64]
-    upper_mm: NDArray[np.float64]
-
-    @classmethod
-    def around(cls, mask: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> LungBox:
-        """Box of the True voxels of ``mask`` (X, Y, Z), measured from the centre of voxel (0, 0, 0)."""
-        limits = []
-        for axis in range(3):
-            others = tuple(other for other in range(3) if other != axis)
-            cumulative = np.cumsum(np.count_nonzero(mask, axis=others))
-            share = np.array([_OUTLIERS_PCT, 100 - _OUTLIERS_PCT]) / 100 * cumulative[-1]
-            limits.append(np.searchsorted(cumulative, share))
-        lower, upper = np.array(limits, dtype=np.float64).T * np.asarray(spacing_mm)
-        return cls(lower, np.maximum(upper, lower + np.asarray(spacing_mm)))
-
-    def shifted(self, offset_mm: NDArray[np.float64]) -> LungBox:
-        """The box moved by ``offset_mm``."""
-        return LungBox(self.lower_mm + offset_mm, self.upper_mm + offset_mm)
-
-    def to_unit(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Box coordinates of points (N, 3)."""
-        return (points_mm - self.lower_mm) / (self.upper_mm - self.lower_mm)
+_MAX_SPACING_MM = 3.5  # in thicker slices fissures are blurred away
+_MIN_LUNG_ML = 50.0
+_REACH_MM, _NEAR_MM, _SUPPORT_MM = 36, 6, 2  # of the search, of the points for the fit, of the support
+_FINE_SCALES_MM = (3.0, 2.0, 2.0)
+_MIN_SUPPORT = 0.08  # of the oblique fissure; surfaces in mere noise have about this much
+_MIDDLE_SHARE = (0.04, 0.30)  # of the right lung
+_SEEDS = (0, 1)
+_LESION_MARGIN_MM = 3.0
+_Lungs = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,70 +51,189 @@ class LobeSegmentation:
 
     Attributes:
         labels: (X, Y, Z) uint8 on the scan's grid, ids of :data:`covsev.labels.LOBES`.
-        method: how the fissures were placed: ``prior``, the mean of 100 people; or ``none``, without lobes, where
-            a lung is cut by the scan's end so far that its box says nothing of its lobes.
+        method: how the fissures were placed: ``fissures``, drawn to what the scan shows in at least one lung;
+            ``prior``, where lungs of this size and shape have them on average; or ``none``, without lobes, where a
+            lung is cut by the scan's end so far that its shape says nothing of its lobes.
+        fissure_support: share, 0 to 1, of each surface on which the scan shows a sheet; keys as in
+            :data:`covsev.anatomy.fissure_model.FISSURES`. Surfaces in mere noise reach about 0.1.
+        reason: why this method, in plain words.
     """
 
     labels: NDArray[np.uint8]
     method: str
+    fissure_support: Mapping[str, float]
+    reason: str
 
 
-@cache
-def fissure_prior() -> dict[str, NDArray[np.float64]]:
-    """Mean heights of the :data:`FISSURES` over :data:`GRID` x :data:`GRID`."""
-    path = resources.files("covsev.anatomy") / "fissure_model.npz"
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as model:
-        return {fissure: model[fissure].astype(np.float64) for fissure in FISSURES}
-
-
-def segment_lobes(scan: Scan, lungs: NDArray[np.uint8]) -> LobeSegmentation:
-    """Divide the lungs into five lobes at the mean fissures of 100 people.
+def segment_lobes(
+    scan: Scan, lungs: _Lungs, *, lesions_mask: NDArray[np.bool_] | None = None, use_fissures: bool = True
+) -> LobeSegmentation:
+    """Divide the lungs into five lobes.
 
     Args:
-        scan: the scan; only its grid is used.
+        scan: the scan; without ``use_fissures`` only its grid is used.
         lungs: (X, Y, Z) labels of :func:`covsev.anatomy.lungs.segment_lungs`.
+        lesions_mask: (X, Y, Z) disease, in which no fissure is sought.
+        use_fissures: look for the fissures in the scan; otherwise the model alone places them.
 
     Raises:
-        GridMismatchError: if ``lungs`` has another shape than the scan.
+        GridMismatchError: if ``lungs`` or ``lesions_mask`` has another shape than the scan.
     """
     require_same_grid(scan, lungs.shape, scan.affine, name="the lung labels")
-    sides = to_canonical(lungs, scan.affine)
-    spacing_mm = canonical_spacing_mm(scan)
-    lobes = np.zeros(sides.shape, dtype=np.uint8)
-    if _cut_share(sides > 0) > _MAX_CUT_SHARE:
-        return LobeSegmentation(from_canonical(lobes, scan.affine), "none")
-    prior = fissure_prior()
-    for side in (LEFT_LUNG.id, RIGHT_LUNG.id):
-        mask = sides == side
-        if not mask.any():
+    if lesions_mask is not None:
+        require_same_grid(scan, lesions_mask.shape, scan.affine, name="the lesion mask")
+    sides, spacing_mm = to_canonical(lungs, scan.affine), canonical_spacing_mm(scan)
+    nothing = dict.fromkeys(FISSURES, 0.0)
+    cut = _cut_share(sides > 0)
+    if cut > _MAX_CUT_SHARE or not sides.any():
+        reason = (
+            f"the scan's end cuts the lungs where they have {100 * cut:.0f} % of their largest area"
+            if sides.any()
+            else "there is no lung"
+        )
+        return LobeSegmentation(np.zeros_like(lungs), "none", nothing, reason)
+    frames = {side: LungFrame.around(sides == side, spacing_mm) for side in FISSURES_OF if (sides == side).any()}
+    expected = expected_surfaces(load_fissure_model(), frames)
+    hindrance = _hindrance(spacing_mm) if use_fissures else "the scan's grey values were not used"
+    if hindrance:
+        labels = from_canonical(_divide(sides, spacing_mm, expected), scan.affine)
+        return LobeSegmentation(labels, "prior", nothing, f"{hindrance}: {_AVERAGE}")
+    lesions = None if lesions_mask is None else to_canonical(lesions_mask, scan.affine)
+    chest = _Chest(to_canonical(scan.hu, scan.affine), sides, _searched(sides, lesions, spacing_mm), spacing_mm)
+    surfaces, found = _fit_lungs(chest, expected)
+    shares = {name: chest.support(surfaces, name) if lung_of(name) in frames else 0.0 for name in FISSURES}
+    labels = from_canonical(_divide(sides, spacing_mm, surfaces), scan.affine)
+    return LobeSegmentation(labels, "fissures" if found else "prior", shares, _reason(frames, found, shares))
+
+
+_AVERAGE = "the fissures lie where 100 people with lungs of this size and shape have them on average"
+
+
+def _hindrance(spacing_mm: tuple[float, ...]) -> str:
+    """Why fissures cannot be seen on such a grid, empty if they can."""
+    thick = max(spacing_mm)
+    return f"voxels of {thick:.1f} mm are too thick to see fissures" if thick > _MAX_SPACING_MM else ""
+
+
+def _reason(frames: Mapping[int, LungFrame], found: set[int], shares: Mapping[str, float]) -> str:
+    seen = [f"{n.replace('_', ' ')} on {100 * shares[n]:.0f} %" for s in sorted(found) for n in FISSURES_OF[s]]
+    parts = [f"sheets in the scan support the {', the '.join(seen)} of its surface"] if seen else []
+    missed = [lung.text for lung in (RIGHT_LUNG, LEFT_LUNG) if lung.id in frames and lung.id not in found]
+    parts += [f"no fissure could be made out in the {text}: there {_AVERAGE}" for text in missed]
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chest:
+    """What the search works on, in canonical axes; ``searched`` holds the lung ids without disease."""
+
+    hu: NDArray[np.generic]
+    sides: _Lungs
+    searched: _Lungs
+    spacing_mm: tuple[float, ...]
+
+    def sheets(self, surfaces: Surfaces, side: int) -> Evidence:
+        """Points on sheets near the surfaces of one lung."""
+        mask = self.searched == side
+        return Evidence.joined(
+            [
+                find_sheets(unfold(self.hu, mask, self.spacing_mm, surfaces, name, _NEAR_MM))
+                for name in FISSURES_OF[side]
+            ]
+        )
+
+    def support(self, surfaces: Surfaces, fissure: str) -> float:
+        """Share of a surface in its lung, the horizontal one only above the oblique one, that shows a sheet."""
+        mask = self.sides == lung_of(fissure)
+        unfolded = unfold(self.hu, mask, self.spacing_mm, surfaces, fissure, _SUPPORT_MM)
+        real = unfolded.lung_mask[..., unfolded.lung_mask.shape[2] // 2].copy()
+        if fissure == RIGHT_HORIZONTAL:
+            x, y = unfolded.points_mm[:, 0, 0], unfolded.points_mm[0, :, 1]
+            real &= unfolded.points_mm[..., 2] > surfaces.height_mm(RIGHT_OBLIQUE, x, y)
+        return round(float(support(unfolded)[real].mean()), 3) if real.any() else 0.0
+
+
+def _searched(sides: _Lungs, lesions: NDArray[np.bool_] | None, spacing_mm: tuple[float, ...]) -> _Lungs:
+    """Lungs without disease and its border."""
+    if lesions is None or not lesions.any():
+        return sides
+    reach = [2 * max(1, round(_LESION_MARGIN_MM / side)) + 1 for side in spacing_mm]
+    grown = lesions.astype(bool)
+    for axis, size in enumerate(reach):
+        shape = [size if other == axis else 1 for other in range(3)]
+        grown = binary_dilation(grown, np.ones(shape, dtype=bool))
+    return np.where(grown, np.uint8(0), sides)
+
+
+def _fit_lungs(chest: _Chest, expected: Surfaces) -> tuple[Surfaces, set[int]]:
+    """Surfaces, and in which lungs they were found in the scan rather than expected."""
+    model, surfaces, found = load_fissure_model(), expected, set()
+    for side in expected.frames:
+        if np.count_nonzero(chest.sides == side) * np.prod(chest.spacing_mm) / 1000 < _MIN_LUNG_ML:
             continue
-        box = LungBox.around(mask, spacing_mm)
-        heights = {f: _height_mm(prior[f], box, mask.shape, spacing_mm) for f in FISSURES}
-        z_mm = np.arange(mask.shape[2]) * spacing_mm[2]
+        fitted = _fit_lung(chest, model, expected, side)
+        if fitted is not None:
+            surfaces = _with_lung(surfaces, fitted, side)
+            found.add(side)
+    return surfaces, found
+
+
+def _fit_lung(chest: _Chest, model: FissureModel, expected: Surfaces, side: int) -> Surfaces | None:
+    """Surfaces drawn to the fissures of one lung; None where none can be made out or the lobes would be absurd.
+
+    Of the fits that begin at the expected surfaces and at those of each search, the best supported one.
+    """
+    names = FISSURES_OF[side]
+    unfolded = {
+        name: unfold(chest.hu, chest.searched == side, chest.spacing_mm, expected, name, _REACH_MM) for name in names
+    }
+    modes = search_modes(model, expected.frames[side], unfolded, seeds=_SEEDS)
+    best, best_support = None, 0.0
+    for weights in [np.zeros(len(model.modes)), *modes]:
+        start = replace(expected, coefficients=expected.coefficients + np.tensordot(weights, model.modes, axes=1))
+        evidence = {side: chest.sheets(start, side)}
+        fitted = fit_surfaces(model, expected.frames, evidence, start=start, scales_mm=_FINE_SCALES_MM)
+        shares = [chest.support(fitted, name) for name in names]
+        if shares[0] >= _MIN_SUPPORT and np.mean(shares) > best_support and _plausible(chest, fitted, side):
+            best, best_support = fitted, float(np.mean(shares))
+    return best
+
+
+def _plausible(chest: _Chest, surfaces: Surfaces, side: int) -> bool:
+    """Whether the middle lobe has a share of the right lung as middle lobes have."""
+    if side != RIGHT_LUNG.id:
+        return True
+    right, (x_mm, y_mm, z_mm) = chest.sides[::2, ::2], chest.spacing_mm
+    lobes = _divide(np.where(right == side, right, 0), (2 * x_mm, 2 * y_mm, z_mm), surfaces)
+    share = np.count_nonzero(lobes == RIGHT_MIDDLE.id) / max(1, np.count_nonzero(lobes))
+    return _MIDDLE_SHARE[0] <= share <= _MIDDLE_SHARE[1]
+
+
+def _with_lung(surfaces: Surfaces, fitted: Surfaces, side: int) -> Surfaces:
+    """``surfaces`` with one lung's fissures replaced; both may be written in splines of different number."""
+    coefficients = surfaces.refined(fitted.coefficients.shape[1]).coefficients.copy()
+    for name in FISSURES_OF[side]:
+        coefficients[FISSURES.index(name)] = fitted.coefficients[FISSURES.index(name)]
+    return replace(surfaces, coefficients=coefficients)
+
+
+def _divide(sides: _Lungs, spacing_mm: tuple[float, ...], surfaces: Surfaces) -> _Lungs:
+    """Lobe labels of lungs (X, Y, Z) in canonical axes."""
+    lobes = np.zeros(sides.shape, dtype=np.uint8)
+    x, y, z = (np.arange(n) * side for n, side in zip(sides.shape, spacing_mm, strict=True))
+    for side in surfaces.frames:
+        heights = {name: surfaces.height_mm(name, x, y)[:, :, None] for name in FISSURES_OF[side]}
+        mask = sides == side
         if side == LEFT_LUNG.id:
-            below = z_mm < heights["left_oblique"][:, :, None]
-            lobe = np.where(below, np.uint8(LEFT_LOWER.id), np.uint8(LEFT_UPPER.id))
+            lobe = np.where(z < heights[LEFT_OBLIQUE], np.uint8(LEFT_LOWER.id), np.uint8(LEFT_UPPER.id))
         else:
-            below = z_mm < heights["right_horizontal"][:, :, None]
-            lobe = np.where(below, np.uint8(RIGHT_MIDDLE.id), np.uint8(RIGHT_UPPER.id))
-            lobe[z_mm < heights["right_oblique"][:, :, None]] = RIGHT_LOWER.id
-        lobes[mask] = lobe[mask]
-    return LobeSegmentation(from_canonical(lobes, scan.affine), "prior")
+            lobe = np.where(z < heights[RIGHT_HORIZONTAL], np.uint8(RIGHT_MIDDLE.id), np.uint8(RIGHT_UPPER.id))
+            lobe[z < heights[RIGHT_OBLIQUE]] = RIGHT_LOWER.id
+        np.copyto(lobes, lobe, where=mask)
+    return lobes
 
 
 def _cut_share(lung: NDArray[np.bool_]) -> float:
     """Lung area in the lowest or highest slice of the scan, as a share of the largest slice's; 0 if uncut."""
     areas = np.count_nonzero(lung, axis=(0, 1))
     return float(max(areas[0], areas[-1]) / max(1, areas.max()))
-
-
-def _height_mm(
-    surface: NDArray[np.float64], box: LungBox, shape: tuple[int, ...], spacing_mm: tuple[float, ...]
-) -> NDArray[np.float64]:
-    """Height of a fissure over each column (X, Y) of the volume, in canonical mm."""
-    steps = len(GRID) - 1
-    x, y = (np.arange(shape[axis]) * spacing_mm[axis] for axis in (0, 1))
-    u = (x - box.lower_mm[0]) / (box.upper_mm[0] - box.lower_mm[0]) * steps
-    v = (y - box.lower_mm[1]) / (box.upper_mm[1] - box.lower_mm[1]) * steps
-    w = map_coordinates(surface, np.meshgrid(u, v, indexing="ij"), order=1, mode="nearest")
-    return box.lower_mm[2] + w * (box.upper_mm[2] - box.lower_mm[2])

@@ -1,0 +1,241 @@
+"""Faint thin sheets in aerated lung near where a fissure is expected.
+
+A fissure is a sheet about one millimetre thick and often only 20 to 50 HU brighter than the lung to both sides, less
+than the noise of one voxel. So the lung is unfolded about the expected surface: columns along the surface's normals
+become one axis, and the brightness is averaged over small patches parallel to the surface, tilted to several angles.
+The response is the smaller of the contrasts to both sides, which edges do not have; vessels are cut to a small height
+first. Neighbouring columns whose sheets continue each other are joined, and small sheets are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from covsev.anatomy.fissure_fit import Evidence, Surfaces, lung_of
+
+STEP_MM = 2.5
+"""Distance of the columns along x and y; along a column it is 1 mm."""
+TILTS = (-0.8, -0.4, 0.0, 0.4, 0.8)
+"""Slopes of the patches against the surface, along x and along y: whole millimetres by column."""
+_PATCH_MM = 4.5  # standard deviation of the patch
+_TAPS = 3  # columns to each side
+_SIDE_MM = 3  # where the contrast is taken
+_VESSEL_HU = 180.0  # above the lung's median: not lung, and neither is what touches it
+_HOLE_HU = -120.0  # what is below the median by more is cut to it
+_MIN_CONTRAST_HU = 9.0
+_MIN_SHEET_COLUMNS = 60
+_JOIN_MM = 1.5  # height difference to the neighbour's continuation
+_JOIN_TILT = 0.5
+_MAX_POINTS = 1000
+_SUPPORT_HU = 5.0
+_SUPPORT_PATCH_MM = 6.0
+_MIN_PATCH_SHARE = 0.4  # of the patch in the lung
+_Array = NDArray[np.float64]
+_Volume = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Unfolded:
+    """A lung unfolded about a surface: columns (X, Y) along its normals, places T along each column.
+
+    Attributes:
+        points_mm: (X, Y, 3) canonical mm of the columns' middles.
+        normals: (X, Y, 3) directions of the columns.
+        slopes: (X, Y, 2) slopes of the surface along x and y.
+        offsets_mm: (T,) places along a column, 1 mm apart.
+        hu: (X, Y, T).
+        lung_mask: (X, Y, T) the lung to search, without disease.
+    """
+
+    points_mm: _Array
+    normals: _Array
+    slopes: _Array
+    offsets_mm: _Array
+    hu: _Volume
+    lung_mask: NDArray[np.bool_]
+
+
+def find_sheets(unfolded: Unfolded) -> Evidence:
+    """Points on the sheets of an unfolded lung, with the sheets' normals."""
+    contrast_hu = sheet_contrast(unfolded)
+    flat = contrast_hu.reshape(-1, *unfolded.hu.shape)
+    best = flat.argmax(axis=0)
+    strongest = np.take_along_axis(flat, best[None], axis=0)[0]
+    voxels = np.argwhere(_peaks(strongest))
+    tilts = np.array(TILTS)[np.stack(np.divmod(best[tuple(voxels.T)], len(TILTS)), axis=1)]
+    kept = np.flatnonzero(_in_large_sheets(voxels, tilts, strongest.shape))
+    kept = kept[:: max(1, -(-len(kept) // _MAX_POINTS))]
+    return _evidence(unfolded, voxels[kept], tilts[kept], strongest)
+
+
+def unfold(
+    hu: NDArray[np.generic],
+    search_mask: NDArray[np.bool_],
+    spacing_mm: tuple[float, ...],
+    surfaces: Surfaces,
+    fissure: str,
+    reach_mm: int,
+) -> Unfolded:
+    """Unfold one lung about one fissure.
+
+    Args:
+        hu: (X, Y, Z) canonical.
+        search_mask: (X, Y, Z) the lung that the fissure divides, without disease, whose borders look like sheets.
+        spacing_mm: of the voxels.
+        surfaces: where the fissure is expected.
+        fissure: its name.
+        reach_mm: how far from the expected surface to look.
+    """
+    frame = surfaces.frames[lung_of(fissure)]
+    x, y = (frame.centre_mm[a] + np.arange(-0.6 * frame.size_mm[a], 0.6 * frame.size_mm[a], STEP_MM) for a in (0, 1))
+    height = surfaces.height_mm(fissure, x, y)
+    slopes = np.stack(np.gradient(height, STEP_MM), axis=-1)
+    normals = np.concatenate([-slopes, np.ones_like(slopes[..., :1])], axis=-1)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    middles = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)
+    offsets = np.arange(-reach_mm - _SIDE_MM, reach_mm + _SIDE_MM + 1.0)
+    places = middles[:, :, None] + offsets[:, None] * normals[:, :, None]
+    voxels = np.moveaxis(places / np.asarray(spacing_mm), -1, 0)
+    return Unfolded(
+        middles,
+        normals,
+        slopes,
+        offsets,
+        map_coordinates(hu, voxels, output=np.float32, order=1, mode="nearest"),
+        map_coordinates(search_mask.view(np.uint8), voxels, order=0, mode="constant") > 0,
+    )
+
+
+def sheet_contrast(unfolded: Unfolded) -> _Volume:
+    """Contrast (5, 5, X, Y, T) HU of patches of each tilt along x and y to both their sides; 0 where unknown."""
+    return _contrasts(unfolded, TILTS)
+
+
+def _contrasts(unfolded: Unfolded, slopes: tuple[float, ...]) -> _Volume:
+    contrast = np.zeros((len(slopes), len(slopes), *unfolded.hu.shape), np.float32)
+    if not unfolded.lung_mask.any():
+        return contrast
+    level = unfolded.hu - np.median(unfolded.hu[unfolded.lung_mask])
+    mask = unfolded.lung_mask & ~binary_dilation(level > _VESSEL_HU)
+    level = np.where(mask, np.maximum(level, _HOLE_HU), 0)
+    stack = gaussian_filter1d(np.stack([level, mask]).astype(np.float32), 0.7, axis=3)
+    for i, slope_x in enumerate(slopes):
+        along_x = _tilted_mean(stack, 1, slope_x)
+        for j, slope_y in enumerate(slopes):
+            total, share = _tilted_mean(along_x, 2, slope_y)
+            contrast[i, j] = _two_sided(total / np.maximum(share, _MIN_PATCH_SHARE))
+            contrast[i, j][~mask | (share < _MIN_PATCH_SHARE)] = 0
+    return contrast
+
+
+def vessel_density(unfolded: Unfolded) -> _Volume:
+    """Share (X, Y, T) of vessels near each place, less that of a wide neighbourhood along the column."""
+    level = unfolded.hu - np.median(unfolded.hu[unfolded.lung_mask])
+    stack = np.stack([(level > _VESSEL_HU) & unfolded.lung_mask, unfolded.lung_mask]).astype(np.float32)
+    near = gaussian_filter(stack, (0, 2, 2, 2.5))
+    wide = gaussian_filter1d(near, 10.0, axis=3)
+    difference = near[0] / np.maximum(near[1], 0.2) - wide[0] / np.maximum(wide[1], 0.2)
+    return np.where(unfolded.lung_mask, difference, 0)
+
+
+def _tilted_mean(stack: _Volume, axis: int, slope: float) -> _Volume:
+    """Gaussian mean along ``axis`` of (2, X, Y, T) while climbing ``slope`` along T."""
+    taps = np.arange(-_TAPS, _TAPS + 1)
+    weights = np.exp(-((taps * STEP_MM / _PATCH_MM) ** 2) / 2)
+    out = np.zeros_like(stack)
+    for tap, weight in zip(taps, weights / weights.sum(), strict=True):
+        _add_shifted(out, stack, axis, int(tap), round(slope * tap * STEP_MM), weight)
+    return out
+
+
+def _add_shifted(out: _Volume, stack: _Volume, axis: int, tap: int, shift: int, weight: float) -> None:
+    """out[p] += weight * stack[p + tap along axis + shift along T], zero outside."""
+    to: list[slice] = [slice(None)] * 4
+    source: list[slice] = [slice(None)] * 4
+    for direction, amount in ((axis, tap), (3, shift)):
+        size = stack.shape[direction]
+        to[direction] = slice(max(0, -amount), max(0, size - max(0, amount)))
+        source[direction] = slice(max(0, amount), max(0, size + min(0, amount)))
+    out[tuple(to)] += np.float32(weight) * stack[tuple(source)]
+
+
+def _two_sided(level: _Volume) -> _Volume:
+    """How much brighter each place is than the brighter of the two at ``_SIDE_MM`` above and below."""
+    out = np.zeros_like(level)
+    middle = level[..., _SIDE_MM:-_SIDE_MM]
+    sides = np.maximum(level[..., : -2 * _SIDE_MM], level[..., 2 * _SIDE_MM :])
+    out[..., _SIDE_MM:-_SIDE_MM] = middle - sides
+    return out
+
+
+def _peaks(contrast_hu: _Volume) -> NDArray[np.bool_]:
+    """Places of enough contrast that no neighbour along the column exceeds."""
+    padded = np.pad(contrast_hu, ((0, 0), (0, 0), (1, 1)))
+    peak = (contrast_hu >= padded[..., :-2]) & (contrast_hu >= padded[..., 2:])
+    return np.asarray(peak & (contrast_hu > _MIN_CONTRAST_HU))
+
+
+def _in_large_sheets(voxels: NDArray[np.intp], tilts: _Array, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which peaks belong to a sheet of enough columns: each continues its neighbour in height and tilt."""
+    number = np.full(shape, -1, dtype=np.int64)
+    number[tuple(voxels.T)] = np.arange(len(voxels))
+    edges: list[NDArray[np.intp]] = []
+    for step in product((0, 1), (-1, 0, 1), (-2, -1, 0, 1, 2)):
+        other = voxels + step
+        inside = ((other >= 0) & (other < shape)).all(axis=1) & (step[:2] > (0, 0))
+        first = np.flatnonzero(inside)
+        second = number[tuple(other[inside].T)]
+        first, second = first[second >= 0], second[second >= 0]
+        mean_tilt = (tilts[first] + tilts[second]) / 2
+        climb = mean_tilt @ np.array(step[:2]) * STEP_MM
+        joined = (np.abs(climb - step[2]) < _JOIN_MM) & (np.abs(tilts[first] - tilts[second]) < _JOIN_TILT).all(axis=1)
+        edges.append(np.stack([first[joined], second[joined]]))
+    pairs = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(pairs.shape[1], dtype=bool), tuple(pairs)), shape=(len(voxels), len(voxels)))
+    _, sheets = connected_components(graph, directed=False)
+    return np.asarray(np.bincount(sheets, minlength=1)[sheets] >= _MIN_SHEET_COLUMNS)
+
+
+def _evidence(unfolded: Unfolded, voxels: NDArray[np.intp], tilts: _Array, contrast_hu: _Volume) -> Evidence:
+    """The peaks in canonical mm; a stronger contrast weighs more."""
+    column = tuple(voxels[:, :2].T)
+    across = unfolded.normals[column]
+    points_mm = unfolded.points_mm[column] + across * unfolded.offsets_mm[voxels[:, 2], None]
+    tangents = [np.zeros_like(across), np.zeros_like(across)]
+    for axis, tangent in enumerate(tangents):
+        tangent[:, axis] = 1
+        tangent[:, 2] = unfolded.slopes[column][:, axis]
+        tangent += tilts[:, axis, None] * across
+    normals = np.cross(*tangents)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    strength = contrast_hu[tuple(voxels.T)].astype(np.float64)
+    return Evidence(points_mm, normals, strength / (strength + 2 * _MIN_CONTRAST_HU))
+
+
+def support(unfolded: Unfolded) -> NDArray[np.bool_]:
+    """Columns (X, Y) that show a sheet on the very surface, in the mean of a wide patch around them.
+
+    Args:
+        unfolded: about the fitted surface, with a reach of at least 1 mm.
+    """
+    contrast, share = _level_contrast(unfolded)
+    middle = unfolded.hu.shape[2] // 2
+    mean = contrast / np.maximum(share, _MIN_PATCH_SHARE)
+    near = mean[..., middle - 1 : middle + 2].max(axis=-1)
+    return np.asarray((near > _SUPPORT_HU) & unfolded.lung_mask[..., middle])
+
+
+def _level_contrast(unfolded: Unfolded) -> tuple[_Volume, _Volume]:
+    """Contrast of untilted patches, summed over a wider patch, and the share of it that is known."""
+    single = _contrasts(unfolded, (0.0,))[0, 0]
+    sigma = _SUPPORT_PATCH_MM / STEP_MM
+    return gaussian_filter(single, (sigma, sigma, 0)), gaussian_filter(
+        (single != 0).astype(np.float32), (sigma, sigma, 0)
+    )
