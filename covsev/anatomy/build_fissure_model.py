@@ -152,7 +152,7 @@ def estimate(people: list[Person], iterations: int = _ITERATIONS) -> Estimate:
     covariance, noise = 4 * smooth, np.full(len(FISSURES), _FIRST_NOISE)
     weights = [np.ones(len(person.heights)) for person in people]
     for _ in range(iterations):
-        precision = np.linalg.inv(covariance)
+        precision = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         centres, spread = np.zeros((len(people), len(mean))), np.zeros_like(covariance)
         squares = np.zeros(len(FISSURES))
         for i, person in enumerate(people):
@@ -182,7 +182,7 @@ def _first_mean(people: list[Person]) -> _Array:
 def _posterior(person: Person, expected: _Array, precision: _Array, weights: _Array) -> tuple[_Array, _Array]:
     """Mean (D,) and covariance (D, D) of a person's coefficients, given the points."""
     weighted = person.design.T * weights
-    covariance = np.linalg.inv(precision + weighted @ person.design)
+    covariance = np.asarray(np.linalg.inv(precision + weighted @ person.design), dtype=np.float64)
     return expected + covariance @ (weighted @ (person.heights - person.design @ expected)), covariance
 
 

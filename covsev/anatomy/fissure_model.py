@@ -123,8 +123,8 @@ def splines(places: _Vector, count: int = SPLINES, derivative: int = 0) -> _Vect
     knots = np.concatenate([inner[0] - step * np.arange(3, 0, -1), inner, inner[-1] + step * np.arange(1, 4)])
     inside = np.clip(places, _DOMAIN[0], _DOMAIN[1] - 1e-9)
     if derivative == 0:
-        return np.asarray(BSpline.design_matrix(inside, knots, 3).toarray())
-    return np.asarray(BSpline(knots, np.eye(count), 3)(inside, nu=derivative))
+        return np.asarray(BSpline.design_matrix(inside, knots, 3).toarray(), dtype=np.float64)
+    return np.asarray(BSpline(knots, np.eye(count), 3)(inside, nu=derivative), dtype=np.float64)
 
 
 def spline_centres(count: int = SPLINES) -> _Vector:

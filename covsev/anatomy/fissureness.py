@@ -96,7 +96,7 @@ def unfold(
     frame = surfaces.frames[lung_of(fissure)]
     x, y = (frame.centre_mm[a] + np.arange(-0.6 * frame.size_mm[a], 0.6 * frame.size_mm[a], STEP_MM) for a in (0, 1))
     height = surfaces.height_mm(fissure, x, y)
-    slopes = np.stack(np.gradient(height, STEP_MM), axis=-1)
+    slopes = np.stack([np.gradient(height, STEP_MM, axis=axis) for axis in (0, 1)], axis=-1)
     normals = np.concatenate([-slopes, np.ones_like(slopes[..., :1])], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     middles = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)

@@ -96,13 +96,13 @@ def segment_lobes(
     expected = expected_surfaces(load_fissure_model(), frames)
     hindrance = _hindrance(spacing_mm) if use_fissures else "the scan's grey values were not used"
     if hindrance:
-        labels = from_canonical(_divide(sides, spacing_mm, expected), scan.affine)
+        labels = from_canonical(divide_lungs(sides, spacing_mm, expected), scan.affine)
         return LobeSegmentation(labels, "prior", nothing, f"{hindrance}: {_AVERAGE}")
     lesions = None if lesions_mask is None else to_canonical(lesions_mask, scan.affine)
     chest = _Chest(to_canonical(scan.hu, scan.affine), sides, _searched(sides, lesions, spacing_mm), spacing_mm)
     surfaces, found = _fit_lungs(chest, expected)
-    shares = {name: chest.support(surfaces, name) if lung_of(name) in frames else 0.0 for name in FISSURES}
-    labels = from_canonical(_divide(sides, spacing_mm, surfaces), scan.affine)
+    shares = {name: chest.support(surfaces, name) if chest.is_large(lung_of(name)) else 0.0 for name in FISSURES}
+    labels = from_canonical(divide_lungs(sides, spacing_mm, surfaces), scan.affine)
     return LobeSegmentation(labels, "fissures" if found else "prior", shares, _reason(frames, found, shares))
 
 
@@ -131,6 +131,11 @@ class _Chest:
     sides: _Lungs
     searched: _Lungs
     spacing_mm: tuple[float, ...]
+
+    def is_large(self, side: int) -> bool:
+        """Whether there is enough of a lung to look for fissures in it."""
+        volume_ml = np.count_nonzero(self.sides == side) * np.prod(self.spacing_mm) / 1000
+        return bool(volume_ml >= _MIN_LUNG_ML)
 
     def sheets(self, surfaces: Surfaces, side: int) -> Evidence:
         """Points on sheets near the surfaces of one lung."""
@@ -169,9 +174,7 @@ def _fit_lungs(chest: _Chest, expected: Surfaces) -> tuple[Surfaces, set[int]]:
     """Surfaces, and in which lungs they were found in the scan rather than expected."""
     model, surfaces, found = load_fissure_model(), expected, set()
     for side in expected.frames:
-        if np.count_nonzero(chest.sides == side) * np.prod(chest.spacing_mm) / 1000 < _MIN_LUNG_ML:
-            continue
-        fitted = _fit_lung(chest, model, expected, side)
+        fitted = _fit_lung(chest, model, expected, side) if chest.is_large(side) else None
         if fitted is not None:
             surfaces = _with_lung(surfaces, fitted, side)
             found.add(side)
@@ -204,7 +207,7 @@ def _plausible(chest: _Chest, surfaces: Surfaces, side: int) -> bool:
     if side != RIGHT_LUNG.id:
         return True
     right, (x_mm, y_mm, z_mm) = chest.sides[::2, ::2], chest.spacing_mm
-    lobes = _divide(np.where(right == side, right, 0), (2 * x_mm, 2 * y_mm, z_mm), surfaces)
+    lobes = divide_lungs(np.where(right == side, right, 0), (2 * x_mm, 2 * y_mm, z_mm), surfaces)
     share = np.count_nonzero(lobes == RIGHT_MIDDLE.id) / max(1, np.count_nonzero(lobes))
     return _MIDDLE_SHARE[0] <= share <= _MIDDLE_SHARE[1]
 
@@ -217,8 +220,14 @@ def _with_lung(surfaces: Surfaces, fitted: Surfaces, side: int) -> Surfaces:
     return replace(surfaces, coefficients=coefficients)
 
 
-def _divide(sides: _Lungs, spacing_mm: tuple[float, ...], surfaces: Surfaces) -> _Lungs:
-    """Lobe labels of lungs (X, Y, Z) in canonical axes."""
+def divide_lungs(sides: _Lungs, spacing_mm: tuple[float, ...], surfaces: Surfaces) -> _Lungs:
+    """Lobe labels of lungs at given surfaces.
+
+    Args:
+        sides: (X, Y, Z) lung labels in canonical axes.
+        spacing_mm: of the voxels.
+        surfaces: of every lung that ``surfaces.frames`` names; other lungs get no lobes.
+    """
     lobes = np.zeros(sides.shape, dtype=np.uint8)
     x, y, z = (np.arange(n) * side for n, side in zip(sides.shape, spacing_mm, strict=True))
     for side in surfaces.frames:
