@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from covsev import labels, quality
 from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
 from covsev.anatomy.lungs import LungSegmentation, segment_lungs
@@ -20,7 +22,9 @@ from covsev.quality import Flag
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
 from covsev.scan import Scan, load_scan, save_labels, save_probability
-from covsev.severity import SeverityReport, measure, withhold
+from covsev.scoring import measure_masks, stopped_by
+from covsev.severity import SeverityReport
+from covsev.uncertainty import Uncertainty, estimate_uncertainty, with_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class Assessment:
         flags: quality findings.
         weights: SHA-256 of the lesion network's checkpoint.
         seconds: time of each stage.
+        uncertainty: intervals, where they were asked for.
     """
 
     scan: Scan
@@ -44,6 +49,7 @@ class Assessment:
     flags: tuple[Flag, ...]
     weights: str
     seconds: Mapping[str, float]
+    uncertainty: Uncertainty | None = None
 
 
 @dataclass
@@ -77,16 +83,30 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     watch = _Stopwatch()
     with watch.stage("lungs"):
         lungs = segment_lungs(scan)
-    with watch.stage("lobes"):
-        lobes = segment_lobes(scan, lungs.labels)
     with watch.stage("lesions"):
         lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=options.restrict_to_lungs)
+    with watch.stage("lobes"):
+        lobes = segment_lobes(scan, lungs.labels, lesions_mask=lesions.labels > 0)
+    lobe_labels = None if lobes.method == "none" else lobes.labels
     with watch.stage("severity"):
-        report = measure(scan, lungs.labels, lobes.labels, lesions.labels, noise_floor_ml=options.noise_floor_ml)
+        report = measure_masks(
+            scan,
+            lungs.labels,
+            lobe_labels,
+            lesions.labels,
+            lobes_reason=lobes.reason,
+            noise_floor_ml=options.noise_floor_ml,
+        )
         flags = quality.check(scan, lungs, lobes, lesions.labels, report.regions)
-        failure = quality.failure(flags)
-        report = withhold(report, failure) if failure else report
-    return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds)
+    intervals = None
+    if options.uncertainty and quality.failure(flags) is None:
+        with watch.stage("uncertainty"):
+            intervals = estimate_uncertainty(
+                scan, lungs.labels, lobe_labels, model, report, restrict_to_lungs=options.restrict_to_lungs
+            )
+            report = with_interval(report, intervals)
+    report = stopped_by(report, flags)
+    return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds, intervals)
 
 
 def write(
@@ -126,7 +146,7 @@ def write(
     written = [_suffixed(base, suffix) for suffix in suffixes]
     outputs = {path.name: path.stat().st_size for path in written}
     everything = _provenance(assessment) | {"outputs": outputs} | dict(provenance or {})
-    content = severity_json(assessment.report, assessment.flags, everything)
+    content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content
 
@@ -150,10 +170,20 @@ def _provenance(assessment: Assessment) -> dict[str, Any]:
         "networks": dict(assessment.lesions.networks),
         "method": {
             "lungs": "thresholds and morphology at about 2 mm (SimpleITK); dense disease closed back in",
-            "lobes": f"{assessment.lobes.method}: mean fissure surfaces of 100 people in lung-box coordinates",
+            "lobes": f"{assessment.lobes.method}: {assessment.lobes.reason}",
             "lesions": assessment.lesions.method,
         },
         "recovered_ml": assessment.lungs.recovered_ml,
+        "po_without_recovery_pct": _opacity_without_recovery_pct(assessment),
         "airways_ml": assessment.lungs.airways_ml,
+        "fissure_support": dict(assessment.lobes.fissure_support),
         "seconds": dict(assessment.seconds),
     }
+
+
+def _opacity_without_recovery_pct(assessment: Assessment) -> float | None:
+    """Percentage of opacity in the lungs as the threshold alone sees them; ``None`` without any."""
+    lungs = assessment.lungs
+    aerated = (lungs.labels > 0) & ~lungs.recovered_mask
+    voxels = int(np.count_nonzero(aerated))
+    return 100 * int(np.count_nonzero(assessment.lesions.labels[aerated])) / voxels if voxels else None

@@ -62,6 +62,9 @@ def severity(
     keep_identifiers: Annotated[
         bool, typer.Option("--keep-identifiers", help="Write DICOM's patient name, id and UIDs into the JSON files.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="An interval on every score; the network runs five times, not once.")
+    ] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
@@ -86,7 +89,7 @@ def severity(
         scans,
         output,
         debug=debug,
-        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers),
+        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty),
         bundle=bundle or DEFAULT_BUNDLE,
         workers=workers,
         scheduler=scheduler or cluster or None,

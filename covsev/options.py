@@ -23,9 +23,11 @@ class Options:
         noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
         save_probability: also write the infection probability.
         keep_identifiers: write what DICOM headers say of the patient (name, id, dates, UIDs) into the JSON file.
+        uncertainty: an interval on every lesion volume and score; the network runs five times then, not once.
     """
 
     restrict_to_lungs: bool = True
     noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
     save_probability: bool = False
     keep_identifiers: bool = False
+    uncertainty: bool = False

@@ -185,13 +185,23 @@ def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures])
     if volume_ml and 100 * lungs.recovered_ml / volume_ml > limits("much_recovered")["pct"]:
         text = f"{lungs.recovered_ml:.0f} ml of dense lung were closed back in"
         yield make_flag("much_recovered", text, ml=lungs.recovered_ml)
+    leak_ml, effusion_ml = lungs.leak_suspected_ml, lungs.possible_effusion_ml
+    if leak_ml > limits("leak_suspected")["ml"]:
+        text = f"{leak_ml:.0f} ml of recovered lung border on other tissue by shape alone: look at the overlay"
+        yield make_flag("leak_suspected", text, ml=leak_ml)
+    if effusion_ml > limits("possible_effusion")["ml"]:
+        text = f"{effusion_ml:.0f} ml between lung and chest wall have the density of fluid and are not counted as lung"
+        yield make_flag("possible_effusion", text, ml=effusion_ml)
 
 
 def _check_lobes(lobes: LobeSegmentation) -> Iterator[Flag]:
     if lobes.method == "none":
-        yield make_flag(
-            "lobes_cut", "the lungs are cut by the scan's end: lobes cannot be placed, so they have no values"
-        )
+        yield make_flag("lobes_cut", f"lobes cannot be placed, so they have no values: {lobes.reason}")
     elif lobes.method == "prior":
-        text = "lobes are placed at the mean fissures of 100 people, not at this patient's"
-        yield make_flag("lobes_prior_only", text)
+        yield make_flag("lobes_prior_only", f"lobes are placed by the shape prior: {lobes.reason}")
+    else:
+        limit = limits("low_fissure_support")["share"]
+        low = {name: share for name, share in lobes.fissure_support.items() if share < limit}
+        if low:
+            named = ", ".join(f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, share in low.items())
+            yield make_flag("low_fissure_support", f"little of these fissures is seen: {named}", **low)

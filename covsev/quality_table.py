@@ -53,9 +53,12 @@ CHECKS = (
     Check("lung_volume", WARN, "a lung of implausible volume", {"min_ml": 500, "max_ml": 5000}),
     Check("left_right_ratio", WARN, "left lung / right lung is implausible", {"min": 0.5, "max": 1.5}),
     Check("much_recovered", WARN, "much of the lungs was dense and closed back in", {"pct": 10}),
+    Check("leak_suspected", WARN, "the recovery of dense lung may have leaked into other tissue", {"ml": 20}),
+    Check("possible_effusion", WARN, "possible pleural effusion, which is not lung", {"ml": 50}),
     # ---- lobes and lesions
     Check("lobes_cut", WARN, "lobes could not be placed"),
     Check("lobes_prior_only", WARN, "lobes lie at people's mean fissures, not at this patient's"),
+    Check("low_fissure_support", WARN, "little of a fissure is seen: its shape is the prior's", {"share": 0.2}),
     Check("lobes_not_lungs", WARN, "lobes and lungs are not the same volume", {"pct": 5}),
     Check("lesion_outside_lung", WARN, "lesion outside the lungs, which does not count", {"pct": 5, "ml": 1}),
 )

@@ -91,6 +91,7 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
         "weights": "none",
         "method": dict(scored.masks.method),
         "recovered_ml": None,
+        "po_without_recovery_pct": None,
         "airways_ml": None,
         "seconds": {"severity": scored.seconds},
     }

@@ -51,7 +51,8 @@ def lungs_of(shape=SHAPE, at=(), **changed):
 
 
 def lobes_of(method="fissures", shape=SHAPE):
-    return LobeSegmentation(np.zeros(shape, np.uint8), method)
+    seen = dict.fromkeys(("left_oblique", "right_oblique", "right_horizontal"), 0.5)
+    return LobeSegmentation(np.zeros(shape, np.uint8), method, seen, "because")
 
 
 def found(scan=None, lungs=None, lobes=None, lesions=None, **regions):
@@ -349,3 +350,25 @@ def test_failure_names_the_failed_checks_only():
 def test_every_code_of_the_table_stands_in_this_file():
     text = Path(__file__).read_text(encoding="utf-8")
     assert {check.code for check in CHECKS if f'"{check.code}"' not in text} == set()
+
+
+# ---- how the masks were made --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "limit_ml", "code"),
+    [("leak_suspected_ml", 20.0, "leak_suspected"), ("possible_effusion_ml", 50.0, "possible_effusion")],
+)
+def test_what_the_recovery_met_is_flagged(field, limit_ml, code):
+    assert found(lungs=lungs_of(**{field: limit_ml})) == ()
+    flag = only(found(lungs=lungs_of(**{field: limit_ml + 1})))
+    assert (flag.level, flag.code, flag.numbers) == (WARN, code, {"ml": limit_ml + 1})
+
+
+def test_fissures_that_are_hardly_seen_are_named():
+    seen = {"left_oblique": 0.2, "right_oblique": 0.5, "right_horizontal": 0.19}
+    flag = only(found(lobes=replace(lobes_of(), fissure_support=seen)))
+    assert (flag.level, flag.code) == (WARN, "low_fissure_support")
+    assert flag.text == "little of these fissures is seen: right horizontal 19 %"
+    assert flag.numbers == {"right_horizontal": 0.19}
+    assert [f.code for f in found(lobes=replace(lobes_of("prior"), fissure_support=seen))] == ["lobes_prior_only"]

@@ -19,7 +19,13 @@ from covsev.report.overlay import write_overlay
 from covsev.report.tables import COLUMNS, failed_row, row, severity_json, write_csv, write_json
 from covsev.severity import REGION_NAMES, SCORES, measure
 
-PROVENANCE = {"source": "scans/a.nii.gz", "weights": "0123abcd", "recovered_ml": 12.0, "method": {"lungs": "how"}}
+PROVENANCE = {
+    "source": "scans/a.nii.gz",
+    "weights": "0123abcd",
+    "recovered_ml": 12.0,
+    "po_without_recovery_pct": None,
+    "method": {"lungs": "how"},
+}
 WARNING = Flag("warn", "thick_slices", "slices are 8.0 mm apart", {"mm": 8.0})
 TILE_PX = 300
 

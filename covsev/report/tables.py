@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covsev import __version__
 from covsev.labels import DISCLAIMER
@@ -16,24 +16,32 @@ from covsev.quality import Flag, worst_level
 from covsev.scan import replacing
 from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, ScoreResult, SeverityReport
 
+if TYPE_CHECKING:  # it needs torch, which masks made elsewhere do not
+    from covsev.uncertainty import Uncertainty
+
 _MEASURES = tuple(field.name for field in fields(RegionMeasures) if field.name != "reason")
 _HEAD = ("case", "source", "status", "code", "reason", "quality", "flags", "finding")
-_TAIL = ("recovered_ml", "noise_floor_ml", "covsev_version", "weights", "disclaimer")
+_TAIL = ("recovered_ml", "po_without_recovery_pct", "noise_floor_ml", "covsev_version", "weights", "disclaimer")
+_ENDS = ("low", "high")
 COLUMNS = (
     *_HEAD,
     *(score.id for score in SCORES),
+    *(f"{score.id}_{end}" for score in SCORES for end in _ENDS),
     *(f"{region}_{measure}" for region in REGION_NAMES for measure in _MEASURES),
     *_TAIL,
 )
 
 
-def severity_json(report: SeverityReport, flags: Sequence[Flag], provenance: Mapping[str, Any]) -> dict[str, Any]:
+def severity_json(
+    report: SeverityReport, flags: Sequence[Flag], provenance: Mapping[str, Any], uncertainty: Uncertainty | None = None
+) -> dict[str, Any]:
     """Content of ``<case>_severity.json``.
 
     Args:
         report: what was measured.
         flags: findings of :func:`covsev.quality.check`.
         provenance: ``source``, ``weights``, ``method`` and what else says how it was made.
+        uncertainty: intervals, where they were asked for.
     """
     definitions = {
         score.id: {"title": score.title, "unit": score.unit, "source": score.source, "approximate": score.approximate}
@@ -48,6 +56,7 @@ def severity_json(report: SeverityReport, flags: Sequence[Flag], provenance: Map
         "quality": worst_level(tuple(flags)),
         "flags": [asdict(flag) for flag in flags],
         "finding": asdict(report.finding),
+        "uncertainty": asdict(uncertainty) if uncertainty else None,
         "scores": {id_: definitions[id_] | _plain(result) for id_, result in report.scores.items()},
         "regions": {name: asdict(measures) for name, measures in report.regions.items()},
         "subregions": {name: asdict(measures) for name, measures in report.subregions.items()},
@@ -70,6 +79,8 @@ def row(content: Mapping[str, Any]) -> dict[str, Any]:
         "finding": content["finding"]["state"],
     }
     values |= {id_: score["value"] for id_, score in content["scores"].items()}
+    intervals = (content["uncertainty"] or {}).get("scores", {})
+    values |= {f"{id_}_{end}": intervals.get(id_, {}).get(end) for id_ in content["scores"] for end in _ENDS}
     for region, measures in content["regions"].items():
         values |= {f"{region}_{measure}": measures[measure] for measure in _MEASURES}
     return values | {name: content[name] for name in _TAIL}
