@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/covsev demo --output demo
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def _local_cluster(workers: int) -> Any:
         dashboard_address="127.0.0.1:0",
         env=environment,
         memory_limit=None,
+        silence_logs=logging.ERROR,
     )
 
 

@@ -49,15 +49,14 @@ def main(bundle: Path, commands: TextIO, answers: TextIO) -> None:
 
 
 def _listen(commands: TextIO, lines: SimpleQueue[str]) -> None:
-    """Hand on lines; the end of the stream without an empty line means that the parent died."""
+    """Hand on lines until the stream ends, which means that the parent died; then end at once, whatever goes on."""
     for line in commands:
         lines.put(line)
-        if not line.strip():
-            return
-    os._exit(1)  # at once: files under temporary names are swept by the next run
+    os._exit(1)
 
 
 if __name__ == "__main__":
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
     main(Path(sys.argv[1]), sys.stdin, private)
+    os._exit(0)  # the listener still holds the input, over which an orderly end would stumble
