@@ -136,7 +136,7 @@ def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, 
     """Of every angle: lowest and highest slice of lung at the wall, whether its own edge is cut off, whether known."""
     low, high, enough, blunt = _contact_line(own, z_mm)
     low2, high2, enough2, blunt2 = _contact_line(other, z_mm)
-    beside = (DEGREES > _BACK_DEGREES) & (low > 1)
+    beside = (DEGREES > _BACK_DEGREES) & (DEGREES < _FRONT_DEGREES) & (low > 1)
     tapers, tapers2 = enough & ~blunt, enough2 & ~blunt2
     lower_by = _shift(low - low2, tapers & tapers2 & beside)
     higher_by = _shift(high - high2, enough & enough2 & (DEGREES > _BACK_DEGREES), level_at_spine=False)
