@@ -1,15 +1,18 @@
-"""Five lobes from the lungs, and the arithmetic of the box that the fissures are placed in."""
+"""Five lobes from the lungs, with and without fissures to be seen."""
 
 from __future__ import annotations
+
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 
-from covsev.anatomy.lobes import FISSURES, GRID, LungBox, fissure_prior, segment_lobes
+from covsev.anatomy.fissure_model import FISSURES
+from covsev.anatomy.lobes import segment_lobes
 from covsev.errors import GridMismatchError
 from covsev.labels import LEFT_LOBES, LEFT_LUNG, LOBES, RIGHT_LOBES, RIGHT_LUNG
 from covsev.phantom import make_phantom
-from covsev.scan import make_scan, to_canonical
+from covsev.scan import from_canonical, make_scan, to_canonical
 
 LU, LL, RU, RM, RL = (lobe.id for lobe in LOBES)
 R, L = RIGHT_LUNG.id, LEFT_LUNG.id
@@ -91,64 +94,6 @@ def test_lungs_of_another_grid_are_refused(healthy):
         segment_lobes(healthy.scan, healthy.lungs[:, :, 1:])
 
 
-# ---- the prior -----------------------------------------------------------------------------------------------------
-
-
-def test_prior_holds_heights_within_the_box():
-    assert tuple(fissure_prior()) == FISSURES
-    for heights in fissure_prior().values():
-        assert heights.shape == (len(GRID), len(GRID))
-        assert np.isfinite(heights).all()
-        assert (heights >= -0.5).all()
-        assert (heights <= 1.5).all()
-
-
-@pytest.mark.parametrize("fissure", ["left_oblique", "right_oblique"])
-def test_oblique_fissures_climb_to_the_back(fissure):
-    profile = fissure_prior()[fissure].mean(axis=0)
-    assert profile[-1] > profile[0] + 0.3
-
-
-# ---- the box -----------------------------------------------------------------------------------------------------
-
-
-def brick(shape, *limits):
-    mask = np.zeros(shape, dtype=bool)
-    mask[tuple(slice(*limit) for limit in limits)] = True
-    return mask
-
-
-def test_box_of_a_brick_is_the_brick_in_mm():
-    box = LungBox.around(brick((20, 20, 20), (2, 12), (5, 9), (0, 20)), (1.0, 2.0, 3.0))
-    np.testing.assert_allclose(box.lower_mm, (2, 10, 0))
-    np.testing.assert_allclose(box.upper_mm, (11, 16, 57))
-
-
-def test_a_spur_does_not_stretch_the_box():
-    mask = brick((60, 20, 20), (20, 30), (5, 15), (5, 15))
-    expected = LungBox.around(mask, (1.0, 1.0, 1.0))
-    mask[30:34, 10, 10] = True
-    np.testing.assert_allclose(LungBox.around(mask, (1.0, 1.0, 1.0)).upper_mm, expected.upper_mm)
-
-
-def test_a_flat_mask_has_a_box_of_one_voxel():
-    box = LungBox.around(brick((9, 9, 9), (4, 5), (4, 5), (4, 5)), (1.0, 2.0, 3.0))
-    np.testing.assert_allclose(box.upper_mm - box.lower_mm, (1, 2, 3))
-    assert np.isfinite(box.to_unit(np.zeros((1, 3)))).all()
-
-
-def test_box_coordinates_run_from_zero_to_one():
-    box = LungBox(np.array([10.0, 20.0, 30.0]), np.array([20.0, 40.0, 60.0]))
-    points = np.array([[10, 20, 30], [20, 40, 60], [15, 30, 45], [5, 50, 30]], float)
-    np.testing.assert_allclose(box.to_unit(points), [[0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5], [-0.5, 1.5, 0]])
-
-
-def test_a_shifted_box_gives_shifted_points_the_same_coordinates():
-    box, offset = LungBox(np.zeros(3), np.array([1.0, 2.0, 4.0])), np.array([3.0, -4.0, 5.0])
-    point = np.array([[0.25, 1.0, 3.0]])
-    np.testing.assert_allclose(box.shifted(offset).to_unit(point + offset), box.to_unit(point))
-
-
 @pytest.mark.parametrize("kept", ["lower half", "upper half"])
 def test_lungs_cut_in_half_have_no_lobes_rather_than_wrong_ones(kept, phantom):
     occupied = np.flatnonzero(phantom.lungs.any(axis=(0, 1)))
@@ -158,3 +103,87 @@ def test_lungs_cut_in_half_have_no_lobes_rather_than_wrong_ones(kept, phantom):
     lobes = segment_lobes(scan, np.ascontiguousarray(phantom.lungs[:, :, half]))
     assert lobes.method == "none"
     assert not lobes.labels.any()
+    assert "cuts the lungs" in lobes.reason
+    assert set(lobes.fissure_support.values()) == {0.0}
+
+
+# ---- fissures in the scan ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_fissures():
+    """A chest of 2.5 mm voxels whose lobes are parted by sheets 80 HU brighter than lung, and its truth."""
+    chest = make_phantom((2.5, 2.5, 2.5), infected=False, case="fissures")
+    hu = to_canonical(chest.scan.hu, chest.scan.affine).copy()
+    lobes = to_canonical(chest.lobes, chest.scan.affine)
+    step = np.abs(np.diff(lobes.astype(int), axis=2)) > 0
+    hu[:, :, 1:][step & (lobes[:, :, 1:] > 0) & (lobes[:, :, :-1] > 0)] += 80
+    scan = make_scan(from_canonical(hu, chest.scan.affine), chest.scan.affine, case="fissures")
+    return scan, chest
+
+
+@pytest.fixture(scope="module")
+def fitted(with_fissures):
+    scan, chest = with_fissures
+    return segment_lobes(scan, chest.lungs)
+
+
+def test_visible_fissures_are_found_and_said_to_be(fitted):
+    assert fitted.method == "fissures"
+    assert min(fitted.fissure_support.values()) > 0.4
+    assert "left oblique on" in fitted.reason
+
+
+def test_visible_fissures_bring_the_lobes_nearer_the_truth_than_the_prior(with_fissures, fitted):
+    scan, chest = with_fissures
+    prior = segment_lobes(scan, chest.lungs, use_fissures=False)
+    assert prior.method == "prior"
+    assert "grey values were not used" in prior.reason
+    for lobe in LOBES:
+        truth = chest.lobes == lobe.id
+        assert dice(fitted.labels == lobe.id, truth) > dice(prior.labels == lobe.id, truth)
+        assert dice(fitted.labels == lobe.id, truth) > 0.95
+
+
+def test_lobes_are_the_same_each_time(with_fissures, fitted):
+    scan, chest = with_fissures
+    np.testing.assert_array_equal(segment_lobes(scan, chest.lungs).labels, fitted.labels)
+
+
+def test_no_fissure_is_sought_in_disease(with_fissures):
+    """With all lung marked as disease there is nothing left to search."""
+    scan, chest = with_fissures
+    lobes = segment_lobes(scan, chest.lungs, lesions_mask=chest.lungs > 0)
+    prior = segment_lobes(scan, chest.lungs, use_fissures=False)
+    np.testing.assert_array_equal(lobes.labels, prior.labels)
+    assert lobes.method == "prior"
+
+
+def test_a_chest_without_fissures_keeps_the_prior_and_says_so():
+    chest = make_phantom((2.5, 2.5, 2.5), infected=False)
+    lobes = segment_lobes(chest.scan, chest.lungs)
+    assert lobes.method == "prior"
+    assert "no fissure could be made out in the right lung" in lobes.reason
+    assert "no fissure could be made out in the left lung" in lobes.reason
+    assert max(lobes.fissure_support.values()) < 0.1
+
+
+def test_thick_voxels_keep_the_prior_and_say_so(phantom_lobes):
+    assert phantom_lobes.method == "prior"
+    assert "voxels of 4.0 mm are too thick" in phantom_lobes.reason
+    assert tuple(phantom_lobes.fissure_support) == FISSURES
+
+
+def test_lesions_of_another_grid_are_refused(healthy):
+    with pytest.raises(GridMismatchError, match=r"the lesion mask has shape \(120, 90, 74\)"):
+        segment_lobes(healthy.scan, healthy.lungs, lesions_mask=healthy.lungs[:, :, 1:] > 0)
+
+
+ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_left_and_right_are_never_swapped(orientation):
+    chest = make_phantom((6, 6, 6), orientation=orientation, infected=False)
+    lobes = segment_lobes(chest.scan, chest.lungs, use_fissures=False).labels
+    np.testing.assert_array_equal(np.isin(lobes, [lobe.id for lobe in LEFT_LOBES]), chest.lungs == L)

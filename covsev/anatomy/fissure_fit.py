@@ -19,6 +19,7 @@ from covsev.anatomy.fissure_model import (
     FISSURES_OF,
     RIGHT_HORIZONTAL,
     RIGHT_OBLIQUE,
+    SPLINE_DOMAIN,
     FissureModel,
     LungFrame,
     splines,
@@ -148,7 +149,7 @@ def fit_surfaces(
 def _refinement(count: int) -> _Array:
     """Matrix (2 count - 3, count) that writes a spline of ``count`` coefficients with half the knots' distance."""
     finer = 2 * count - 3
-    sites = np.linspace(-0.15, 1.15, 4 * finer)
+    sites = np.linspace(*SPLINE_DOMAIN, 4 * finer)
     return np.asarray(np.linalg.lstsq(splines(sites, finer), splines(sites, count), rcond=None)[0])
 
 

@@ -25,8 +25,9 @@ FISSURES_OF = {LEFT_LUNG.id: (LEFT_OBLIQUE,), RIGHT_LUNG.id: (RIGHT_OBLIQUE, RIG
 """The fissures of each lung."""
 SPLINES = 8
 """Number of B-splines along x and along y in the model's surfaces."""
+SPLINE_DOMAIN = (-0.15, 1.15)
+"""Frame coordinates that the splines cover: a lung reaches a little beyond two standard deviations of its mass."""
 
-_DOMAIN = (-0.15, 1.15)  # of the splines; a lung reaches a little beyond two standard deviations of its mass
 _FRAME_SDS = 4.0
 _FRAME_SIDES = (RIGHT_LUNG.id, LEFT_LUNG.id)
 _Vector = NDArray[np.float64]
@@ -118,10 +119,12 @@ def splines(places: _Vector, count: int = SPLINES, derivative: int = 0) -> _Vect
 
     Beyond the splines' domain the values at its end are returned.
     """
-    inner = np.linspace(*_DOMAIN, count - 2)
+    if len(places) == 0:
+        return np.zeros((0, count))
+    inner = np.linspace(*SPLINE_DOMAIN, count - 2)
     step = inner[1] - inner[0]
     knots = np.concatenate([inner[0] - step * np.arange(3, 0, -1), inner, inner[-1] + step * np.arange(1, 4)])
-    inside = np.clip(places, _DOMAIN[0], _DOMAIN[1] - 1e-9)
+    inside = np.clip(places, SPLINE_DOMAIN[0], SPLINE_DOMAIN[1] - 1e-9)
     if derivative == 0:
         return np.asarray(BSpline.design_matrix(inside, knots, 3).toarray(), dtype=np.float64)
     return np.asarray(BSpline(knots, np.eye(count), 3)(inside, nu=derivative), dtype=np.float64)
@@ -129,5 +132,5 @@ def splines(places: _Vector, count: int = SPLINES, derivative: int = 0) -> _Vect
 
 def spline_centres(count: int = SPLINES) -> _Vector:
     """Frame coordinates (count,) where the splines peak."""
-    step = (_DOMAIN[1] - _DOMAIN[0]) / (count - 3)
-    return _DOMAIN[0] + step * (np.arange(count) - 1)
+    step = (SPLINE_DOMAIN[1] - SPLINE_DOMAIN[0]) / (count - 3)
+    return SPLINE_DOMAIN[0] + step * (np.arange(count, dtype=np.float64) - 1)

@@ -208,7 +208,7 @@ def _plausible(chest: _Chest, surfaces: Surfaces, side: int) -> bool:
         return True
     right, (x_mm, y_mm, z_mm) = chest.sides[::2, ::2], chest.spacing_mm
     lobes = divide_lungs(np.where(right == side, right, 0), (2 * x_mm, 2 * y_mm, z_mm), surfaces)
-    share = np.count_nonzero(lobes == RIGHT_MIDDLE.id) / max(1, np.count_nonzero(lobes))
+    share = float((lobes == RIGHT_MIDDLE.id).sum() / max(1, (lobes > 0).sum()))
     return _MIDDLE_SHARE[0] <= share <= _MIDDLE_SHARE[1]
 
 
