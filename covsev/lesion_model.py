@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covsev.errors import BundleError, CovsevError
+from covsev.runtime import with_runtime
 
 
 def resize_slices(slices: Tensor, size: tuple[int, int]) -> Tensor:
@@ -110,7 +111,7 @@ class LesionModel:
     def infection(self, network_input: Tensor) -> Tensor:
         """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
         single = self.prior or self
-        device = next(single.network.parameters()).device
+        device = _device_of(single.network)
         image = network_input.to(device=device, memory_format=torch.channels_last)
         return torch.sigmoid(single.inferer(image, single.network))
 
@@ -126,7 +127,7 @@ class LesionModel:
         Returns:
             (N, 2, H, W) probabilities.
         """
-        device = next(self.network.parameters()).device
+        device = _device_of(self.network)
         both = torch.cat((network_input.to(device), infection.to(device)), dim=1)
         logits = self.inferer(both.contiguous(memory_format=torch.channels_last), self.network)
         return self.postprocessing(torch.sigmoid(logits[:, 1:]), size)
@@ -153,7 +154,13 @@ class LesionModel:
 
 
 def load_model(
-    bundle: Path, *, device: str = "cpu", checkpoint: Path | None = None, prior_checkpoint: Path | None = None
+    bundle: Path,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    prior_checkpoint: Path | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
 ) -> LesionModel:
     """The model that ``configs/inference.yaml`` of a bundle folder describes.
 
@@ -162,6 +169,7 @@ def load_model(
         device: torch device.
         checkpoint: other weights than the bundle's own.
         prior_checkpoint: other weights of a multi network's prior than its bundle's own.
+        runtime, precision: see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
 
     Raises:
         BundleError: if the folder, its configuration or its weights are missing or do not fit.
@@ -178,11 +186,17 @@ def load_model(
         raise BundleError(f"{config}: cannot be read ({type(error).__name__})") from error
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
-    for name, path in (("checkpoint", checkpoint), ("prior_checkpoint", prior_checkpoint)):
-        if path is not None and name not in parser:
-            raise BundleError(f"{config}: it has no {name}, so {path} cannot be used")
-        if path is not None:
-            parser[name] = str(path)
+    given = {
+        "checkpoint": checkpoint,
+        "prior_checkpoint": prior_checkpoint,
+        "runtime": runtime,
+        "precision": precision,
+    }
+    for name, value in given.items():
+        if value is not None and name not in parser:
+            raise BundleError(f"{config}: it has no {name}, so {value} cannot be used")
+        if value is not None:
+            parser[name] = str(value)
     try:
         return parser.get_parsed_content("model")  # type: ignore[no-any-return]
     except Exception as error:  # MONAI wraps whatever a component raised
@@ -202,6 +216,8 @@ def make_model(
     name: str,
     device: torch.device,
     prior: LesionModel | None = None,
+    runtime: str = "torch",
+    precision: str = "f32",
 ) -> LesionModel:
     """A :class:`LesionModel` with the weights of ``checkpoint``; the ``_target_`` of the bundles' ``model``.
 
@@ -210,9 +226,11 @@ def make_model(
         checkpoint: a ``state_dict``, or a dictionary that holds one as ``network``; half precision is widened.
         preprocessing, inferer, postprocessing, batch_size, name, prior: see :class:`LesionModel`.
         device: where the network runs.
+        runtime, precision: see :func:`covsev.runtime.with_runtime`.
 
     Raises:
         BundleError: if the checkpoint is missing, unreadable, or of another network.
+        ValueError: as :func:`covsev.runtime.with_runtime`.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -225,7 +243,17 @@ def make_model(
         raise BundleError(f"{path}: weights cannot be used ({type(error).__name__})") from error
     network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    height, width = preprocessing.network_size
+    example = torch.zeros(1, 1 if prior is None else 2, height, width, device=device)
+    network = with_runtime(
+        network, runtime=runtime, precision=precision, device=device, example=example, weights=digest
+    )
     return LesionModel(network, preprocessing, inferer, postprocessing, batch_size, name, digest, prior)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    """Where a network runs; one without parameters is OpenVINO's and runs on the CPU."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _widened(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ COARSE_MM = (3.0, 3.0, 4.0)
 
 settings.register_profile("covsev", derandomize=True, deadline=None, database=None)
 settings.load_profile("covsev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _conversion_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Converted networks are kept for this run of the tests, shared by its processes, and nowhere else."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["COVSEV_CACHE"] = str(shared / "converted")
 
 
 @pytest.fixture(scope="session")

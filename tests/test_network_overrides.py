@@ -43,7 +43,8 @@ def test_it_trains_and_its_weights_serve(override, tmp_path):
     )
     assert isinstance(parser.get_parsed_content("network"), network_class)
     checkpoint = tmp_path / "model.pt"
-    model = parse_configs("inference.yaml", override, checkpoint=str(checkpoint), **shared).get_parsed_content("model")
+    serving = parse_configs("inference.yaml", override, checkpoint=str(checkpoint), runtime="torch", **shared)
+    model = serving.get_parsed_content("model")
     assert isinstance(model.network, network_class)
     state = torch.load(checkpoint, weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())

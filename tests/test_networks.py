@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets import EfficientNetBNFeatures
 from torch.utils.flop_counter import FlopCounterMode
+from toy_networks import SMALL, randomise
 
 from covsev.networks import Backbone, InfNet, InfNetOutput, make_backbone
 from covsev.networks.backbones import RGB_MEAN, RGB_STD, fold_rgb_stem, with_ones
@@ -16,19 +17,6 @@ from covsev.networks.monai_efficientnet import MonaiEfficientNet
 from covsev.networks.res2net import Res2Net50
 
 BACKBONES = ("res2net50", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "efficientnet-b0")
-SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
-
-
-def _randomise(network, seed=0):
-    """Weights and batch-norm statistics that are nowhere trivial, and keep activations near 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return network.eval()
 
 
 def _image(*shape, seed=1):
@@ -110,7 +98,7 @@ def test_folding_refuses_what_is_no_rgb_stem(shape):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_efficientnet_equals_the_reference_package_on_grey_rgb(number):
     package = pytest.importorskip("efficientnet_lite_pytorch", reason="needs efficientnet_lite_pytorch")
-    reference = _randomise(package.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=96))
+    reference = randomise(package.EfficientNet.from_name(f"efficientnet-lite{number}", image_size=96))
     ours = EfficientNetLite(f"efficientnet_lite{number}").eval()
     ours.load_imagenet(reference.state_dict())
     grey = _image(1, 1, 96, 96)
@@ -135,7 +123,7 @@ def test_efficientnet_refuses_weights_with_a_missing_tensor():
 
 
 def test_monai_efficientnet_equals_the_rgb_network_of_monai_on_grey():
-    reference = _randomise(EfficientNetBNFeatures("efficientnet-b0", pretrained=False))
+    reference = randomise(EfficientNetBNFeatures("efficientnet-b0", pretrained=False))
     ours = make_backbone("efficientnet-b0").eval()
     ours.load_imagenet(reference.state_dict())
     grey = _image(1, 1, 64, 96)
@@ -187,7 +175,7 @@ def test_infnet_gives_five_maps_at_the_size_of_the_image(name):
 
 
 def test_deep_supervision_is_a_flag_and_changes_no_number():
-    network = _randomise(InfNet("efficientnet_lite0", **SMALL))
+    network = randomise(InfNet("efficientnet_lite0", **SMALL))
     image = _image(1, 1, 64, 64)
     with torch.no_grad():
         answer = network(image)
@@ -215,7 +203,7 @@ def test_default_infnet_has_the_published_cost():
     ("name", "deep"), [("res2net50", False), ("efficientnet_lite0", True), ("efficientnet-b0", False)]
 )
 def test_scripted_infnet_equals_eager(name, deep):
-    network = _randomise(InfNet(name, 2, 3, **SMALL, deep_supervision=deep))
+    network = randomise(InfNet(name, 2, 3, **SMALL, deep_supervision=deep))
     scripted = torch.jit.script(network)
     image = _image(1, 2, 64, 64)
     with torch.no_grad():

@@ -1,0 +1,150 @@
+"""What runs a network: OpenVINO on the CPU where it is installed, else torch. Both give the same masks.
+
+OpenVINO needs its own form of a network. It is made once and kept in the cache folder under the weights' hash.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RUNTIMES = ("auto", "torch", "openvino")
+PRECISIONS = ("f32", "bf16")
+
+
+class OpenVinoNetwork(nn.Module):
+    """A compiled OpenVINO model as a torch module: (N, C, H, W) float32 to (N, K, H, W), on the CPU.
+
+    Args:
+        compiled: of ``openvino.Core.compile_model``, with one output.
+    """
+
+    def __init__(self, compiled: Any):
+        super().__init__()
+        self.compiled = compiled
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch."""
+        return torch.from_numpy(self.compiled(image.contiguous().numpy())[0])
+
+
+class Bfloat16Network(nn.Module):
+    """A network under autocast to bfloat16; its output is float32.
+
+    Args:
+        network: on its device.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch."""
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.network(image)
+        return logits.float()
+
+
+def with_runtime(
+    network: nn.Module, *, runtime: str, precision: str, device: torch.device, example: Tensor, weights: str
+) -> nn.Module:
+    """``network`` as ``runtime`` runs it.
+
+    Args:
+        network: in evaluation mode, on ``device``, with one output.
+        runtime: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it is installed and can take the
+            network, else torch.
+        precision: ``f32``, or ``bf16``, which is faster on recent processors and moves some mask borders.
+        device: where ``network`` is.
+        example: (1, C, H, W) input; other batch sizes are possible later, other sides are not.
+        weights: SHA-256 of the network's weights, the name in the cache.
+
+    Raises:
+        ValueError: for another runtime or precision, or if ``openvino`` is asked for where it cannot run.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if runtime == "openvino":
+        _require_openvino(device)
+        return _openvino_network(network, precision, example, weights)
+    if runtime == "auto" and device.type == "cpu" and find_spec("openvino") is not None:
+        try:
+            return _openvino_network(network, precision, example, weights)
+        except Exception as error:  # OpenVINO raises its own errors; torch can do the work too
+            warnings.warn(f"OpenVINO cannot run this network ({error}); torch does", stacklevel=2)
+    return Bfloat16Network(network) if precision == "bf16" else network
+
+
+def cache_folder() -> Path:
+    """Where converted networks are kept: ``$COVSEV_CACHE``, or ``covsev`` in the user's cache folder."""
+    if "COVSEV_CACHE" in os.environ:
+        return Path(os.environ["COVSEV_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "covsev"
+
+
+def _require_openvino(device: torch.device) -> None:
+    if find_spec("openvino") is None:
+        raise ValueError("runtime openvino: OpenVINO is not installed; run: pip install 'covsev[openvino]'")
+    if device.type != "cpu":
+        raise ValueError(f"runtime openvino runs on the CPU; got device {device}")
+
+
+def _import_openvino() -> Any:
+    """OpenVINO, kept from reporting its use over the network: it takes its own stub where telemetry is missing."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _openvino_network(network: nn.Module, precision: str, example: Tensor, weights: str) -> OpenVinoNetwork:
+    openvino = _import_openvino()
+    core = openvino.Core()
+    model = core.read_model(_converted(network, example, weights, openvino))
+    settings = {  # its own default would be bfloat16 where the processor has it
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return OpenVinoNetwork(core.compile_model(model, "CPU", settings))
+
+
+def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any) -> Path:
+    """OpenVINO's file of ``network``, made if the cache does not have it."""
+    _, channels, height, width = example.shape
+    name = f"{weights[:16]}-{channels}x{height}x{width}-openvino{openvino.__version__.split('-')[0]}"
+    folder = cache_folder() / name
+    if not (folder / "network.xml").is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks of the sides, which stay as they are
+            model = openvino.convert_model(network, example_input=example, input=[(-1, channels, height, width)])
+        _save_whole(model, folder, openvino)
+    return folder / "network.xml"
+
+
+def _save_whole(model: Any, folder: Path, openvino: Any) -> None:
+    """Write a model's two files into ``folder`` so that no other process sees half of them."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        openvino.save_model(model, temporary / "network.xml", compress_to_fp16=False)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was faster
+            if not (folder / "network.xml").is_file():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,20 @@
+"""Small networks that are not trained, but whose numbers are nowhere trivial."""
+
+from __future__ import annotations
+
+import torch
+
+SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
+"""Settings of a small InfNet."""
+
+
+def randomise(network, seed=0):
+    """Weights and batch-norm statistics that are nowhere trivial, and keep activations near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network.eval()
