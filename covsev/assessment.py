@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from covsev import labels, quality
+from covsev import __version__, labels, quality
 from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
 from covsev.anatomy.lungs import LungSegmentation, segment_lungs
 from covsev.lesion_model import LesionModel, load_model
@@ -80,6 +80,10 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     """
     scan = scan if isinstance(scan, Scan) else load_scan(scan)
     model, options = model or shipped_model(), options or Options()
+    if options.dicom:
+        from covsev.report.dicom_out import require_dicom_source
+
+        require_dicom_source(scan)
     watch = _Stopwatch()
     with watch.stage("lungs"):
         lungs = segment_lungs(scan)
@@ -144,11 +148,30 @@ def write(
     )
     suffixes = (*maps, *([labels.PROBABILITY_SUFFIX] if options.save_probability else []), labels.OVERLAY_SUFFIX)
     written = [_suffixed(base, suffix) for suffix in suffixes]
+    written += _write_dicom(assessment, folder) if options.dicom else []
     outputs = {path.name: path.stat().st_size for path in written}
     everything = _provenance(assessment) | {"outputs": outputs} | dict(provenance or {})
     content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content
+
+
+def _write_dicom(assessment: Assessment, folder: Path) -> list[Path]:
+    from covsev.report.dicom_out import write_dicom
+
+    return write_dicom(
+        assessment.scan,
+        {
+            "lungs": assessment.lungs.labels,
+            "lobes": assessment.lobes.labels,
+            "lesions": assessment.lesions.labels,
+        },
+        assessment.report,
+        assessment.flags,
+        folder,
+        versions={"lungs": __version__, "lobes": __version__, "lesions": assessment.weights[:12]},
+        overlay=_suffixed(folder / assessment.scan.case, labels.OVERLAY_SUFFIX),
+    )
 
 
 def _suffixed(base: Path, suffix: str) -> Path:

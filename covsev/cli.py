@@ -65,6 +65,9 @@ def severity(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="An interval on every score; the network runs five times, not once.")
     ] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="Also write DICOM SEG, SR and picture; scans must be DICOM series.")
+    ] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
@@ -89,7 +92,7 @@ def severity(
         scans,
         output,
         debug=debug,
-        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty),
+        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty, dicom),
         bundle=bundle or DEFAULT_BUNDLE,
         workers=workers,
         scheduler=scheduler or cluster or None,

@@ -47,7 +47,10 @@ _TAGS = (
     "PixelSpacing",
 )
 _DIRECTORY_UID = "1.2.840.10008.1.3.10"  # a DICOMDIR
-_CAPTURE_UID = "1.2.840.10008.5.1.4.1.1.7"  # secondary captures, such as pictures of dose reports
+_NO_SCAN_UIDS = (  # with rows and columns, but made from scans
+    "1.2.840.10008.5.1.4.1.1.7",  # secondary captures, such as pictures of dose reports
+    "1.2.840.10008.5.1.4.1.1.66",  # segmentations
+)
 _GAP_TOLERANCE = 0.1  # share of the slice distance by which one distance may differ from the others
 _TILT_TOLERANCE_MM = 1.0  # in-plane shift over the whole stack
 _Header = pydicom.Dataset
@@ -78,7 +81,7 @@ def series_in(paths: Iterable[Path]) -> list[str]:
     """SeriesInstanceUIDs of the image series among ``paths``, in order of their UIDs.
 
     CT that covsev cannot read and images of other modalities are among them, and :data:`UNREADABLE` where files
-    are damaged: :func:`read_series` says why. Localizers, captures, and what has no pixels are not.
+    are damaged: :func:`read_series` says why. Localizers, captures, segmentations, and what has no pixels are not.
     """
     found = set()
     for path in paths:
@@ -114,8 +117,8 @@ def _has(header: _Header, *tags: str) -> bool:
 
 def _is_image(header: _Header) -> bool:
     localizer = "LOCALIZER" in _text(header, "ImageType").upper()
-    capture = _text(header, "SOPClassUID").startswith(_CAPTURE_UID)
-    return _has(header, "Rows", "Columns") and not localizer and not capture
+    made_of_scans = _text(header, "SOPClassUID").startswith(_NO_SCAN_UIDS)
+    return _has(header, "Rows", "Columns") and not localizer and not made_of_scans
 
 
 def _is_ct_slice(header: _Header) -> bool:
@@ -137,12 +140,7 @@ def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]
             the series is no CT with a file a slice.
     """
     folder = path if path.is_dir() else path.parent
-    if uid == UNREADABLE:
-        raise _unreadable(folder)
-    slices = _slices(folder, uid)
-    if len(slices) < 2:
-        raise ScanError(f"{folder}: series {uid} has {len(slices)} CT slices; a volume needs more", code="few_slices")
-    ordered = _ordered(slices, folder)
+    slices, ordered = _stack(folder, uid)
     _require_pixels(slices, folder)
     affine = _affine([slices[path] for path in ordered])
     try:
@@ -151,6 +149,21 @@ def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]
         raise
     except Exception as error:  # the decoders raise anything on broken files
         raise ScanError(f"{folder}: pixels of series {uid} cannot be read; the files may be damaged") from error
+
+
+def files_in_order(path: Path, uid: str) -> list[Path]:
+    """The files of series ``uid`` in the order of the z axis of :func:`read_series`, which raises the same errors."""
+    return _stack(path if path.is_dir() else path.parent, uid)[1]
+
+
+def _stack(folder: Path, uid: str) -> tuple[dict[Path, _Header], list[Path]]:
+    """The slices of a series, and their order."""
+    if uid == UNREADABLE:
+        raise _unreadable(folder)
+    slices = _slices(folder, uid)
+    if len(slices) < 2:
+        raise ScanError(f"{folder}: series {uid} has {len(slices)} CT slices; a volume needs more", code="few_slices")
+    return slices, _ordered(slices, folder)
 
 
 def read_identifiers(path: Path, uid: str) -> dict[str, str]:

@@ -99,6 +99,10 @@ PROBABILITY_SUFFIX = "_infection_prob.nii.gz"
 INFECTION_SUFFIX = "_infection.nii.gz"
 SEVERITY_SUFFIX = "_severity.json"
 OVERLAY_SUFFIX = "_overlay.png"
+REPORT_SUFFIX = "_report.html"
+SEGMENTATION_SUFFIX = "_seg.dcm"
+STRUCTURED_REPORT_SUFFIX = "_sr.dcm"
+CAPTURE_SUFFIX = "_sc.dcm"
 OUTPUT_SUFFIXES = (
     LUNGS_SUFFIX,
     LOBES_SUFFIX,
@@ -107,6 +111,10 @@ OUTPUT_SUFFIXES = (
     INFECTION_SUFFIX,
     SEVERITY_SUFFIX,
     OVERLAY_SUFFIX,
+    REPORT_SUFFIX,
+    SEGMENTATION_SUFFIX,
+    STRUCTURED_REPORT_SUFFIX,
+    CAPTURE_SUFFIX,
 )
 
 DISCLAIMER = "research use only, not a medical device"

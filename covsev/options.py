@@ -24,6 +24,7 @@ class Options:
         save_probability: also write the infection probability.
         keep_identifiers: write what DICOM headers say of the patient (name, id, dates, UIDs) into the JSON file.
         uncertainty: an interval on every lesion volume and score; the network runs five times then, not once.
+        dicom: also write a DICOM segmentation, structured report and picture; the scan must be a DICOM series.
     """
 
     restrict_to_lungs: bool = True
@@ -31,3 +32,4 @@ class Options:
     save_probability: bool = False
     keep_identifiers: bool = False
     uncertainty: bool = False
+    dicom: bool = False

@@ -7,67 +7,27 @@ import re
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    ExplicitVRLittleEndian,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-    generate_uid,
+from dicom_series import (
+    COLUMN_SPACING_MM,
+    CORONAL,
+    FEET_FIRST,
+    ORIGIN_LPS_MM,
+    ROW_SPACING_MM,
+    SHAPE,
+    STEP_MM,
+    STRAIGHT,
+    TURNED,
+    UID,
+    ct_series,
+    ct_slice,
+    save,
+    stored_volume,
 )
+from pydicom.uid import EnhancedCTImageStorage, RLELossless, SecondaryCaptureImageStorage
 
 from covsev import dicom
 from covsev.errors import ScanError
 from covsev.scan import ScanSource, find_scans, load_scan
-
-SHAPE = (20, 24, 6)  # columns, rows, slices
-UID = "1.2.826.0.1.3680043.8.498.111"
-ROW_SPACING_MM, COLUMN_SPACING_MM, STEP_MM = 0.9, 0.7, 2.5
-STRAIGHT = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-TURNED = ((0.8, 0.6, 0.0), (-0.6, 0.8, 0.0))
-FEET_FIRST = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
-ORIGIN_LPS_MM = np.array([-10.0, -20.0, 30.0])
-
-
-def stored_volume(seed=0):
-    return np.random.default_rng(seed).integers(0, 1500, SHAPE).astype(np.int16)
-
-
-def ct_slice(pixels, position, orientation=STRAIGHT, *, slope=1, intercept=-1024, uid=UID):
-    """One CT slice; ``pixels`` are (columns, rows)."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = UID + ".9", uid
-    dataset.Modality, dataset.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.ImageOrientationPatient = [*orientation[0], *orientation[1]]
-    dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
-    dataset.Columns, dataset.Rows = pixels.shape
-    dataset.PixelSpacing = [ROW_SPACING_MM, COLUMN_SPACING_MM]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
-    dataset.PixelData = np.ascontiguousarray(pixels.T).tobytes()
-    return dataset
-
-
-def ct_series(stored=None, orientation=STRAIGHT, **kwargs):
-    """Slices along the stack's normal, first the lowest."""
-    stored = stored_volume() if stored is None else stored
-    normal = np.cross(*orientation)
-    positions = [ORIGIN_LPS_MM + k * STEP_MM * normal for k in range(stored.shape[2])]
-    return [ct_slice(stored[:, :, k], position, orientation, **kwargs) for k, position in enumerate(positions)]
-
-
-def save(series, folder, name="{:03d}.dcm"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, dataset in enumerate(series):
-        dataset.save_as(folder / name.format(number), enforce_file_format=True)
 
 
 def ras_affine(orientation):
@@ -189,8 +149,10 @@ def test_files_that_are_no_slices_are_skipped(tmp_path):
     np.testing.assert_array_equal(load_scan(tmp_path).hu, stored_volume() - 1024)
 
 
-@pytest.mark.parametrize("sop_class", [SecondaryCaptureImageStorage, "1.2.840.10008.5.1.4.1.1.7.4"])
-def test_pictures_of_reports_are_no_scans(tmp_path, sop_class):
+@pytest.mark.parametrize(
+    "sop_class", [SecondaryCaptureImageStorage, "1.2.840.10008.5.1.4.1.1.7.4", "1.2.840.10008.5.1.4.1.1.66.4"]
+)
+def test_pictures_of_reports_and_segmentations_are_no_scans(tmp_path, sop_class):
     capture = ct_slice(np.zeros(SHAPE[:2], np.int16), (0, 0, 0), uid=f"{UID}.2")
     capture.SOPClassUID = sop_class
     save([capture], tmp_path)

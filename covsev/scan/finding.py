@@ -68,8 +68,9 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
     for folder, subfolders, names in os.walk(root, onerror=lambda error: closed.append(Path(str(error.filename)))):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         paths = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        paths = [path for path in paths if not path.name.endswith(OUTPUT_SUFFIXES)]
         for path in paths:
-            if suffix_of(path) and not path.name.endswith(OUTPUT_SUFFIXES):
+            if suffix_of(path):
                 yield ScanSource("", path)
         # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
         dicom_paths = [path for path in paths if not suffix_of(path) and may_be_dicom(path)]
