@@ -197,7 +197,7 @@ class _Columns:
     def equations(self, own: _Array) -> tuple[_Array, _Array]:
         """Change of distance by coefficient (N, S * S), and the distances at zero change, in mm."""
         distance_mm, normals = self.distance_mm(own)
-        design = (self.along_x[:, :, None] * self.along_y[:, None, :]).reshape(len(distance_mm), -1)
+        design = (self.along_x[:, :, None] * self.along_y[:, None, :]).reshape(len(distance_mm), own.size)
         return design * (normals[:, 2:] * self.frame.size_mm[2]), distance_mm
 
 

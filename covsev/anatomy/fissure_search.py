@@ -9,21 +9,21 @@ draw surfaces from a normal distribution over the modes, keep the best, and draw
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter
 
 from covsev.anatomy.fissure_model import FISSURES, RIGHT_HORIZONTAL, RIGHT_OBLIQUE, FissureModel, LungFrame, splines
 from covsev.anatomy.fissureness import STEP_MM, TILTS, Unfolded, sheet_contrast, vessel_density
 
-_CONTRAST_HU = (-15.0, 30.0)  # beyond, a patch counts no more
+_CONTRAST_HU = (0.0, 30.0)  # beyond, a patch counts no more; below, so that flanks do not cancel a sheet in the blur
 _VESSEL_WEIGHT = 0.5
 _PRIOR_WEIGHT = 20.0  # of the modes' squared length against the columns' summed scores
 _STRIDE = 3  # of the columns
-_DRAWS, _ELITE, _ROUNDS = 400, 30, 16
-_BLURRED_ROUNDS, _BLUR_MM = 7, 2.0  # the first rounds see a smoother score
+_DRAWS, _ELITE = 300, 30
+_BLURS_MM, _ROUNDS = (6.0, 3.0, 1.5, 0.0), 5  # the score is smooth at first; rounds at each
 _FIRST_SD, _LEAST_SD, _KEPT = 1.2, 0.02, 0.3
 _Array = NDArray[np.float64]
 _Volume = NDArray[np.float32]
@@ -40,27 +40,23 @@ def search_modes(
         unfolded: the lung, unfolded about the expected surface of each of its fissures, the oblique one first.
         seeds: of the draws; the result is the same each time.
     """
-    sharp = [_Candidates.of(model, frame, name, part) for name, part in unfolded.items()]
-    blurred = [part.blurred() for part in sharp]
-    found = [_search(sharp, blurred, len(model.modes), np.random.default_rng(seed)) for seed in seeds]
+    parts = [_Candidates.of(model, frame, name, part) for name, part in unfolded.items()]
+    levels = [[part.blurred(blur_mm) for part in parts] for blur_mm in _BLURS_MM]
+    found = [_search(levels, len(model.modes), np.random.default_rng(seed)) for seed in seeds]
     return [weights for _, weights in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _search(
-    sharp: list[_Candidates], blurred: list[_Candidates], modes: int, draw: np.random.Generator
-) -> tuple[float, _Array]:
-    """Score and weights of one run."""
+def _search(levels: list[list[_Candidates]], modes: int, draw: np.random.Generator) -> tuple[float, _Array]:
+    """Score, on the last and sharpest of ``levels``, and weights of one run."""
     mean, sd = np.zeros(modes), np.full(modes, _FIRST_SD)
-    best, best_score = mean, -np.inf
-    for number in range(_ROUNDS):
-        weights = mean + sd * draw.standard_normal((_DRAWS, modes))
-        scores = _scores(blurred if number < _BLURRED_ROUNDS else sharp, weights)
-        elite = np.argsort(-scores)[:_ELITE]
-        if number >= _BLURRED_ROUNDS and scores[elite[0]] > best_score:
-            best, best_score = weights[elite[0]], float(scores[elite[0]])
-        mean = _KEPT * mean + (1 - _KEPT) * weights[elite].mean(axis=0)
-        sd = _KEPT * sd + (1 - _KEPT) * weights[elite].std(axis=0) + _LEAST_SD
-    return best_score, best
+    for parts in levels:
+        for _ in range(_ROUNDS):
+            weights = mean + sd * draw.standard_normal((_DRAWS, modes))
+            scores = _scores(parts, weights)
+            elite = np.argsort(-scores)[:_ELITE]
+            mean = _KEPT * mean + (1 - _KEPT) * weights[elite].mean(axis=0)
+            sd = _KEPT * sd + (1 - _KEPT) * weights[elite].std(axis=0) + _LEAST_SD
+    return float(scores[elite[0]]), weights[elite[0]]
 
 
 def sheet_score(unfolded: Unfolded) -> _Volume:
@@ -105,10 +101,12 @@ class _Candidates:
         score = np.ascontiguousarray(sheet_score(unfolded)[:, :, *some])
         return cls(fissure, middles[..., 2], modes, unfolded.normals[some][..., 2], score)
 
-    def blurred(self) -> _Candidates:
-        """The same with the score smoothed along the columns."""
-        score = gaussian_filter1d(self.score, _BLUR_MM, axis=-1)
-        return _Candidates(self.fissure, self.height_mm, self.modes_mm, self.cosines, score)
+    def blurred(self, blur_mm: float) -> _Candidates:
+        """The same with the score smoothed along the columns, and among tilts as far as they move them."""
+        if blur_mm == 0:
+            return self
+        score = gaussian_filter(self.score, (blur_mm / 4, blur_mm / 4, 0, 0, blur_mm))
+        return replace(self, score=score * np.float32(blur_mm))
 
     def look_up(self, rise_mm: _Array) -> _Array:
         """Score (K, X, Y) of surfaces raised by ``rise_mm`` (K, X, Y) above the expected one."""
