@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects, grey_dilation
 
+from covsev.anatomy.segments import segment_regions
 from covsev.labels import SEVERITY_SUFFIX
 from covsev.masks import Masks
 from covsev.quality import Flag, check_geometry, check_masks, check_scan, failure
@@ -19,6 +21,8 @@ from covsev.report.tables import row, severity_json, write_csv, write_json
 from covsev.scan import Scan
 from covsev.severity import SeverityReport, measure, withhold
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
+
+_SEGMENTS_MM = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,33 @@ def measure_masks(
     Args:
         scan, lungs, lobes, lesions, **options: see there.
     """
-    return measure(scan, lungs, lobes, lesions, **options)
+    segments = None if lobes is None else segments_of(lobes, scan)
+    return measure(scan, lungs, lobes, lesions, segments=segments, **options)
+
+
+def segments_of(lobes: NDArray[np.uint8], scan: Scan) -> NDArray[np.uint8]:
+    """:func:`covsev.anatomy.segments.segment_regions` on a sample of about 2 mm, brought back to the scan's grid.
+
+    The segments are approximate; at full resolution their division takes longer than all else.
+    """
+    steps = [max(1, int(_SEGMENTS_MM / side)) for side in scan.spacing_mm]
+    if max(steps) == 1:
+        return segment_regions(lobes, scan.affine)
+    sample = lobes[tuple(slice(None, None, step) for step in steps)]
+    found = segment_regions(sample, scan.affine @ np.diag([*steps, 1.0]))
+    segments = np.zeros_like(lobes)
+    for id_, box in enumerate(find_objects(sample), start=1):
+        if box is None:
+            continue
+        wide = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+        own = np.where(sample[wide] == id_, found[wide], 0)
+        grown = np.where(own > 0, own, grey_dilation(own, size=(3, 3, 3)))  # the lobe's rim between the samples
+        target = tuple(slice(side.start * step, side.stop * step) for side, step in zip(wide, steps, strict=True))
+        inside = lobes[target] == id_
+        for axis, step in enumerate(steps):
+            grown = grown.repeat(step, axis)
+        segments[target][inside] = grown[tuple(slice(0, side) for side in inside.shape)][inside]
+    return segments
 
 
 def stopped_by(report: SeverityReport, flags: tuple[Flag, ...]) -> SeverityReport:

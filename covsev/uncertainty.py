@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions
 from covsev.scan import CANONICAL_AXES, Scan
+from covsev.scoring import segments_of
 from covsev.severity import SCORES, ScoreResult, SeverityReport, measure
 from covsev.severity.finding import find_infection
 
@@ -90,10 +91,11 @@ def estimate_uncertainty(
         report: what was measured with the mask itself; it is one of the variants.
         restrict_to_lungs: as for the mask itself.
     """
+    segments = None if lobes is None else segments_of(lobes, scan)
     reports = [
         report,
         *(
-            measure(scan, lungs, lobes, lesions, noise_floor_ml=report.noise_floor_ml)
+            measure(scan, lungs, lobes, lesions, segments=segments, noise_floor_ml=report.noise_floor_ml)
             for lesions in _variants(scan, lungs, model, restrict_to_lungs)
         ),
     ]

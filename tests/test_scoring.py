@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from covsev.anatomy.segments import segment_regions
 from covsev.assessment import assess, write
 from covsev.cli import app
-from covsev.labels import DISCLAIMER
+from covsev.labels import DISCLAIMER, SEGMENTS
+from covsev.phantom import make_phantom
 from covsev.scan import save_labels
+from covsev.scoring import segments_of
 from covsev.severity import SCORES
 
 runner = CliRunner()
@@ -116,3 +119,13 @@ def test_scores_prints_every_score_with_its_bands_and_source():
         assert score.source in result.output
         assert score.rule in result.output
         assert (score.approximate or "") in result.output
+
+
+def test_segments_from_a_sample_are_nearly_those_of_the_full_grid():
+    fine = make_phantom((1.0, 1.0, 4.0))
+    sampled, full = segments_of(fine.lobes, fine.scan), segment_regions(fine.lobes, fine.scan.affine)
+    lobe_of = np.array([0, *(segment.lobe.id for segment in SEGMENTS)], np.uint8)
+    assert ((sampled > 0) <= (lobe_of[sampled] == fine.lobes)).all()
+    inside = fine.lobes > 0
+    assert (sampled[inside] == 0).mean() < 0.001
+    assert (sampled[inside] == full[inside]).mean() > 0.97
