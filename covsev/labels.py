@@ -100,6 +100,8 @@ INFECTION_SUFFIX = "_infection.nii.gz"
 SEVERITY_SUFFIX = "_severity.json"
 OVERLAY_SUFFIX = "_overlay.png"
 REPORT_SUFFIX = "_report.html"
+SUMMARY_SUFFIXES = ("_summary.png", "_summary.pdf")
+VIEWER_SUFFIX = ".seg.nrrd"
 SEGMENTATION_SUFFIX = "_seg.dcm"
 STRUCTURED_REPORT_SUFFIX = "_sr.dcm"
 CAPTURE_SUFFIX = "_sc.dcm"
@@ -112,6 +114,8 @@ OUTPUT_SUFFIXES = (
     SEVERITY_SUFFIX,
     OVERLAY_SUFFIX,
     REPORT_SUFFIX,
+    *SUMMARY_SUFFIXES,
+    VIEWER_SUFFIX,
     SEGMENTATION_SUFFIX,
     STRUCTURED_REPORT_SUFFIX,
     CAPTURE_SUFFIX,
