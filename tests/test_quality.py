@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from covsev.anatomy.lobes import LobeSegmentation
 from covsev.anatomy.lungs import LungSegmentation
 from covsev.quality import FAIL, PASS, WARN, Flag, check, check_scan, failure, worst_level
 from covsev.quality_table import CHECKS
-from covsev.scan import make_scan
+from covsev.scan import load_scan, make_scan
 from covsev.severity import REGION_NAMES, RegionMeasures
 
 SHAPE = (20, 20, 24)
@@ -372,3 +373,13 @@ def test_fissures_that_are_hardly_seen_are_named():
     assert flag.text == "little of these fissures is seen: right horizontal 19 %"
     assert flag.numbers == {"right_horizontal": 0.19}
     assert [f.code for f in found(lobes=replace(lobes_of("prior"), fissure_support=seen))] == ["lobes_prior_only"]
+
+
+@pytest.mark.data
+@pytest.mark.skipif("COVSEV_TEST_DATA" not in os.environ, reason="set COVSEV_TEST_DATA to the folder of real scans")
+@pytest.mark.parametrize(
+    ("name", "codes"), [("normal_N002_crop", []), ("covid_R082_crop", []), ("thick_A0002", ["thick_slices"])]
+)
+def test_real_scans_are_what_they_are(name, codes):
+    scan = load_scan(Path(os.environ["COVSEV_TEST_DATA"]) / "volumes" / f"{name}.nii.gz")
+    assert [flag.code for flag in check_scan(scan)] == codes
