@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from covsev import __version__
-from covsev.cli_masks import add_commands
+from covsev import __version__, cli_dicomweb, cli_masks
 from covsev.labels import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -165,7 +164,8 @@ def _print_result(result: BatchResult, output: Path) -> None:
     _console.print(f"{escape(str(output / 'severity.csv'))}   covsev {__version__}, {DISCLAIMER}", highlight=False)
 
 
-add_commands(app)
+cli_masks.add_commands(app)
+cli_dicomweb.add_commands(app)
 
 
 def main() -> None:

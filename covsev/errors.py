@@ -50,3 +50,9 @@ class LabelError(CovsevError):
     """A label map whose values mean nothing that covsev knows, or more than one thing."""
 
     code = "labels"
+
+
+class DicomWebError(CovsevError):
+    """A DICOMweb server cannot be reached, refuses, or does not have what was asked for."""
+
+    code = "dicomweb"
