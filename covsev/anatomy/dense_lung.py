@@ -139,13 +139,14 @@ def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, 
     beside = (DEGREES > _BACK_DEGREES) & (DEGREES < _FRONT_DEGREES) & (low > 1)
     tapers, tapers2 = enough & ~blunt, enough2 & ~blunt2
     lower_by = _shift(low - low2, tapers & tapers2 & beside)
-    higher_by = _shift(high - high2, enough & enough2 & (DEGREES > _BACK_DEGREES), level_at_spine=False)
+    alike = enough & enough2 & beside & (np.abs(high - high2) * z_mm < _BLUNT_MM)
+    higher = high2 + _shift(high - high2, alike, level_at_spine=False)
     mirrored = low2 + lower_by
     # A blunt end holds unless the other lung goes clearly lower: at the spine healthy lung too ends blunt.
     agrees = enough & ((low - mirrored) * z_mm < _BLUNT_MM)
     bottom = np.where(tapers | agrees | ~enough2, low, mirrored)
     bottom = np.where(enough, np.minimum(bottom, low), bottom)
-    top = np.where(enough, high, high2 + higher_by)
+    top = np.where(enough & (~enough2 | ((higher - high) * z_mm < _BLUNT_MM)), high, higher)
     return bottom, top, blunt & ~agrees, enough | enough2
 
 
@@ -224,24 +225,28 @@ def _sorted_out(
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     kept, fluid_ml = np.zeros_like(found), 0.0
     for side in (1, 2):
-        parts, number = ndimage.label(_opened(found == side, lungs == side, spacing_mm))
+        if not (found == side).any():
+            continue
+        box = tuple(
+            slice(max(0, part.start - 4), part.stop + 4)
+            for part in ndimage.find_objects((found == side).astype(np.uint8))[0]
+        )
+        parts, number = ndimage.label(_opened(found[box] == side, lungs[box] == side, spacing_mm))
         for part in range(1, number + 1):
             where = parts == part
             ml = np.count_nonzero(where) * voxel_ml
             if ml < _MIN_ML:
                 continue
-            if _FLUID_HU[0] <= np.median(hu[where]) <= _FLUID_HU[1]:
+            if _FLUID_HU[0] <= np.median(hu[box][where]) <= _FLUID_HU[1]:
                 fluid_ml += ml
             else:
-                kept[where] = side
+                kept[box][where] = side
     leak_ml = np.count_nonzero((kept > 0) & unseen) * voxel_ml
     return DenseLung(kept, leak_ml, fluid_ml)
 
 
 def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     """``found`` without what is thin even together with the lung."""
-    if not found.any():
-        return found
     together = sitk.GetImageFromArray((found | lung).astype(np.uint8).transpose())
     radius = [max(0, round(_OPENING_MM / side) - 1) for side in spacing_mm]
     opened = sitk.BinaryMorphologicalOpening(together, radius, sitk.sitkBox)
