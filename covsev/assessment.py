@@ -19,6 +19,7 @@ from covsev.lesion_model import LesionModel, load_model
 from covsev.lesions import LesionSegmentation, segment_lesions
 from covsev.options import DEFAULT_BUNDLE, Options
 from covsev.quality import Flag
+from covsev.report.html import write_report
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
 from covsev.scan import Scan, load_scan, save_labels, save_probability
@@ -120,7 +121,7 @@ def write(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the masks, the overlay and, last, the JSON file of one scan; returns the JSON content.
+    """Write the masks, the overlay, the page and, last, the JSON file of one scan; returns the JSON content.
 
     The JSON file lists the others with their sizes. ``provenance`` is what else it should say, such as a fingerprint.
     """
@@ -149,9 +150,13 @@ def write(
     suffixes = (*maps, *([labels.PROBABILITY_SUFFIX] if options.save_probability else []), labels.OVERLAY_SUFFIX)
     written = [_suffixed(base, suffix) for suffix in suffixes]
     written += _write_dicom(assessment, folder) if options.dicom else []
-    outputs = {path.name: path.stat().st_size for path in written}
-    everything = _provenance(assessment) | {"outputs": outputs} | dict(provenance or {})
+    everything = _provenance(assessment) | {"outputs": {}} | dict(provenance or {})
     content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
+    if options.report:
+        written.append(_suffixed(base, labels.REPORT_SUFFIX))
+        maps_shown = (assessment.lungs.labels, assessment.lobes.labels, assessment.lesions.labels)
+        write_report(content, scan, *maps_shown, written[-1])
+    content["outputs"] = {path.name: path.stat().st_size for path in written}
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content
 

@@ -25,6 +25,7 @@ class Options:
         keep_identifiers: write what DICOM headers say of the patient (name, id, dates, UIDs) into the JSON file.
         uncertainty: an interval on every lesion volume and score; the network runs five times then, not once.
         dicom: also write a DICOM segmentation, structured report and picture; the scan must be a DICOM series.
+        report: write a page of the scan, ``<case>_report.html``.
     """
 
     restrict_to_lungs: bool = True
@@ -33,3 +34,4 @@ class Options:
     keep_identifiers: bool = False
     uncertainty: bool = False
     dicom: bool = False
+    report: bool = True

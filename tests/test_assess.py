@@ -105,7 +105,14 @@ def test_nothing_but_the_named_files_is_written(reference, tmp_path):
         labels.LESIONS_SUFFIX,
         labels.SEVERITY_SUFFIX,
         labels.OVERLAY_SUFFIX,
+        labels.REPORT_SUFFIX,
     }
+
+
+def test_the_page_can_be_left_out(reference, tmp_path):
+    content = write(reference, tmp_path, Options(report=False))
+    assert not (tmp_path / f"phantom{labels.REPORT_SUFFIX}").exists()
+    assert f"phantom{labels.REPORT_SUFFIX}" not in content["outputs"]
 
 
 def test_lesions_lie_in_the_lungs_unless_the_restriction_is_off(shipped_model, reference, phantom):

@@ -145,7 +145,7 @@ def test_run_json_says_how_it_was_made_and_not_where(folder, tmp_path, workforce
     assert os.uname().nodename not in text
 
 
-def test_the_page_shows_every_scan_and_runs_nothing(small_scan, tmp_path, workforce):
+def test_the_page_shows_every_scan_and_runs_nothing_of_theirs(small_scan, tmp_path, workforce):
     scans = tmp_path / "<script>alert(1)<"
     scans.mkdir()
     shutil.copy(small_scan, scans / "good.nii.gz")
@@ -155,7 +155,8 @@ def test_the_page_shows_every_scan_and_runs_nothing(small_scan, tmp_path, workfo
     assert "2 scans, 1 without a result" in page
     assert 'href="script_alert_1__good_overlay.png"' in page
     assert "&lt;script&gt;alert(1)&lt;" in page
-    assert "<script" not in page
+    assert 'href="script_alert_1__good_report.html"' in page
+    assert "<script>alert" not in page
     assert "http" not in page
 
 
