@@ -142,7 +142,7 @@ def test_no_worker_outlives_a_killed_parent(scans, deadly_bundle, bright_bundle,
     assert contents(out) == undisturbed
 
 
-def _wait_for(condition, seconds=120):
+def _wait_for(condition, seconds=600):  # a busy machine takes minutes to start a worker
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
