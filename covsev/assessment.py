@@ -20,6 +20,7 @@ from covsev.lesions import LesionSegmentation, segment_lesions
 from covsev.options import DEFAULT_BUNDLE, Options
 from covsev.quality import Flag
 from covsev.report.html import write_report
+from covsev.report.niivue import require_viewer
 from covsev.report.overlay import write_overlay
 from covsev.report.tables import severity_json, write_json
 from covsev.scan import Scan, load_scan, save_labels, save_probability
@@ -81,6 +82,8 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     """
     scan = scan if isinstance(scan, Scan) else load_scan(scan)
     model, options = model or shipped_model(), options or Options()
+    if options.report and options.viewer:
+        require_viewer()
     if options.dicom:
         from covsev.report.dicom_out import require_dicom_source
 
@@ -155,7 +158,7 @@ def write(
     if options.report:
         written.append(_suffixed(base, labels.REPORT_SUFFIX))
         maps_shown = (assessment.lungs.labels, assessment.lobes.labels, assessment.lesions.labels)
-        write_report(content, scan, *maps_shown, written[-1])
+        write_report(content, scan, *maps_shown, written[-1], viewer=options.viewer)
     content["outputs"] = {path.name: path.stat().st_size for path in written}
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content

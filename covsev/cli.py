@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from covsev import __version__, cli_dicomweb, cli_masks
+from covsev import __version__, cli_dicomweb, cli_masks, cli_report
 from covsev.labels import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ def severity(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Also write DICOM SEG, SR and picture; scans must be DICOM series.")
     ] = False,
+    report: Annotated[bool, typer.Option(help="Write <case>_report.html, a page that needs no network.")] = True,
+    viewer: Annotated[
+        bool, typer.Option("--viewer", help="Put an interactive viewer in three planes into the page.")
+    ] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
@@ -74,6 +79,8 @@ def severity(
     cluster: Annotated[str, typer.Option(help="'local': a Dask cluster of --workers processes here.")] = "",
     scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler, such as tcp://node1:8786.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do scans again that are done already.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no table, only errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print severity.csv's rows as JSON, not a table.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
 ) -> None:
     """Assess one scan or many: masks, severity.csv, one JSON and one picture a scan.
@@ -87,15 +94,23 @@ def severity(
         raise typer.BadParameter(f"{cluster!r} is not 'local'; name another cluster by --scheduler")
     if scheduler and (cluster or workers > 1):
         raise typer.BadParameter("--scheduler brings its own workers; leave out --cluster and --workers")
+    if viewer and not report:
+        raise typer.BadParameter("--viewer is a part of the page; leave out --no-report")
+    if quiet and as_json:
+        raise typer.BadParameter("--quiet prints nothing and --json prints the rows; choose one")
     result = _assess(
         scans,
         output,
         debug=debug,
-        options=Options(lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty, dicom),
+        options=Options(
+            lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty, dicom, report, viewer
+        ),
         bundle=bundle or DEFAULT_BUNDLE,
         workers=workers,
         scheduler=scheduler or cluster or None,
         overwrite=overwrite,
+        quiet=quiet,
+        as_json=as_json,
     )
     if result.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -117,8 +132,10 @@ def demo(
     _console.print(table)
 
 
-def _assess(scans: Path, output: Path, *, debug: bool = False, **settings: Any) -> BatchResult:
-    """Assess behind a progress bar and print the table; what stops the whole run ends with exit code 2."""
+def _assess(
+    scans: Path, output: Path, *, debug: bool = False, quiet: bool = False, as_json: bool = False, **settings: Any
+) -> BatchResult:
+    """Assess behind a progress bar and print the table or the rows; what stops the whole run ends with exit code 2."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from covsev.batch import assess_directory
@@ -130,7 +147,7 @@ def _assess(scans: Path, output: Path, *, debug: bool = False, **settings: Any) 
         sources = find_scans(scans)
         if not sources:
             raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
-        with Progress(*columns, console=_errors) as progress:
+        with Progress(*columns, console=_errors, disable=quiet) as progress:
             task = progress.add_task("assessing", total=len(sources))
             result = assess_directory(
                 sources, output, debug=debug, on_done=lambda _: progress.advance(task), **settings
@@ -140,7 +157,10 @@ def _assess(scans: Path, output: Path, *, debug: bool = False, **settings: Any) 
             raise
         _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(EXIT_NOTHING_TO_DO) from error
-    _print_result(result, output)
+    if as_json:
+        typer.echo(json.dumps(list(result.rows), indent=2, allow_nan=False))
+    elif not quiet:
+        _print_result(result, output)
     return result
 
 
@@ -166,6 +186,7 @@ def _print_result(result: BatchResult, output: Path) -> None:
 
 cli_masks.add_commands(app)
 cli_dicomweb.add_commands(app)
+cli_report.add_commands(app)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ class Options:
         uncertainty: an interval on every lesion volume and score; the network runs five times then, not once.
         dicom: also write a DICOM segmentation, structured report and picture; the scan must be a DICOM series.
         report: write a page of the scan, ``<case>_report.html``.
+        viewer: put an interactive viewer into the page; needs ipyniivue.
     """
 
     restrict_to_lungs: bool = True
@@ -35,3 +36,4 @@ class Options:
     uncertainty: bool = False
     dicom: bool = False
     report: bool = True
+    viewer: bool = False

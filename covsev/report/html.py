@@ -115,16 +115,18 @@ def report_page(
             histogram=density_histogram(scan.hu, lungs, lesions, scan.voxel_ml),
             labels={"lung": LUNGS, "lobe": LOBES, "lesion": LESIONS},
             geometry=_geometry(scan),
-            viewer=_viewer(scan, lobes, lesions) if viewer else None,
+            viewer=_viewer(scan, lungs, lobes, lesions) if viewer else None,
         )
         + "\n"
     )
 
 
-def _viewer(scan: Scan, lobes: NDArray[np.uint8], lesions: NDArray[np.uint8]) -> Mapping[str, Any]:
+def _viewer(
+    scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8]
+) -> Mapping[str, Any]:
     from covsev.report.niivue import viewer_parts
 
-    return viewer_parts(scan, lobes, lesions)
+    return viewer_parts(scan, lungs, lobes, lesions)
 
 
 def _summary(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   slider.value = viewer.dataset.first;
   show();
 }
-for (const box of document.querySelectorAll(".layers input")) {
+for (const box of document.querySelectorAll("#outlines input")) {
   const apply = () => document.documentElement.style.setProperty("--show-" + box.value, box.checked ? "inline" : "none");
   box.addEventListener("change", apply);
   apply();
