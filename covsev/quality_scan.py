@@ -109,6 +109,9 @@ def check_geometry(scan: Scan) -> Iterator[Flag]:
             f"not axial slices: in-plane spacings differ {ratio:.1f} times, the grid is {oblique_deg:.0f} deg oblique"
         )
         yield make_flag("non_axial", text, ratio=ratio, deg=oblique_deg)
+    if scan.tilt_deg > limits("tilted")["deg"]:
+        text = f"slices are tilted by {scan.tilt_deg:.0f} deg (gantry): volumes are exact, lobes less certain"
+        yield make_flag("tilted", text, deg=scan.tilt_deg)
 
 
 def _obliquity_deg(affine: NDArray[np.float64]) -> float:

@@ -41,6 +41,7 @@ CHECKS = (
     Check(
         "non_axial", WARN, "slices are not axial: coronal or sagittal, or the grid is oblique", {"ratio": 2, "deg": 20}
     ),
+    Check("tilted", WARN, "slices are tilted against their stack, as by a tilted gantry", {"deg": 2}),
     Check("no_orientation", WARN, "the header does not say how the patient lies"),
     # ---- the lungs
     Check("no_chest", FAIL, "hardly any lung", {"both_ml": 300}),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SHAPE = (20, 24, 6)  # columns, rows, slices
 UID = "1.2.826.0.1.3680043.8.498.111"
@@ -53,6 +53,41 @@ def save(series, folder, name="{:03d}.dcm"):
     folder.mkdir(parents=True, exist_ok=True)
     for number, dataset in enumerate(series):
         dataset.save_as(folder / name.format(number), enforce_file_format=True)
+
+
+def enhanced(series, order=None, *, shared=True):
+    """The slices as one enhanced multi-frame file; ``order`` of the frames, and where to say what all have alike."""
+    series = [series[k] for k in (order or range(len(series)))]
+    whole = ct_slice(np.zeros((16, 16), np.int16), (0, 0, 0))
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        del whole[tag]
+    for tag in ("PatientName", "PatientID", "FrameOfReferenceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        if tag in series[0]:
+            whole[tag] = series[0][tag]
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    whole.Rows, whole.Columns, whole.NumberOfFrames = series[0].Rows, series[0].Columns, len(series)
+    whole.SharedFunctionalGroupsSequence = [functional_groups(series[0], alike=True, position=False)] if shared else []
+    whole.PerFrameFunctionalGroupsSequence = [functional_groups(slice_, alike=not shared) for slice_ in series]
+    whole.PixelData = b"".join(slice_.PixelData for slice_ in series)
+    return whole
+
+
+def functional_groups(slice_, *, alike, position=True):
+    groups = Dataset()
+    wanted = {"PlanePositionSequence": ("ImagePositionPatient",)} if position else {}
+    if alike:
+        wanted |= {
+            "PlaneOrientationSequence": ("ImageOrientationPatient",),
+            "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+            "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+        }
+    for sequence, tags in wanted.items():
+        item = Dataset()
+        for tag in tags:
+            if tag in slice_:
+                item[tag] = slice_[tag]
+        setattr(groups, sequence, [item])
+    return groups
 
 
 def phantom_series(scan, *, uid=UID):

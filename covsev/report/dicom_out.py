@@ -100,18 +100,34 @@ def write_dicom(
 
 
 def source_headers(scan: Scan) -> tuple[list[pydicom.Dataset], list[int]]:
-    """Headers of the source images, and the position in them of each slice along z."""
-    paths = dicom.files_in_order(scan.source, scan.series_uid or "")
+    """Headers of the source images, and the position in them (image, or frame of the only one) of each slice along z.
+
+    Raises:
+        ScanError: if the slices lie in several files of several frames each: a segmentation can refer to one only.
+    """
+    frames = dicom.frames_in_order(scan.source, scan.series_uid or "")
+    paths = list(dict.fromkeys(path for path, _ in frames))
+    if 1 < len(paths) < len(frames):
+        raise ScanError(
+            f"{scan.source}: its slices lie in {len(paths)} multi-frame files, and a DICOM segmentation can refer to "
+            "one only; leave out --dicom",
+            code="no_dicom_source",
+        )
     headers: list[pydicom.Dataset] = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
     for header in headers:
-        for name in _MAY_BE_EMPTY:
-            if name not in header:
-                setattr(header, name, None)
-        if not header.get("SliceThickness"):
-            header.SliceThickness = f"{scan.spacing_mm[2]:.6g}"
-        if not header.get("FrameOfReferenceUID"):  # some anonymizers drop it
-            header.FrameOfReferenceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID])
-    return headers, list(range(len(headers)))
+        _complete(header, scan)
+    return headers, list(range(len(paths))) if len(paths) > 1 else [number for _, number in frames]
+
+
+def _complete(header: pydicom.Dataset, scan: Scan) -> None:
+    """Add what some anonymizers drop and every object of a study has."""
+    for name in _MAY_BE_EMPTY:
+        if name not in header:
+            setattr(header, name, None)
+    if not header.get("SliceThickness"):
+        header.SliceThickness = f"{scan.spacing_mm[2]:.6g}"
+    if not header.get("FrameOfReferenceUID"):
+        header.FrameOfReferenceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID])
 
 
 def _capture(reference: pydicom.Dataset, overlay: Path) -> pydicom.Dataset:

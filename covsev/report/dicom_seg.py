@@ -45,7 +45,7 @@ def make_segmentation(
         maps: (X, Y, Z) labels on the scan's grid: ``lungs``, ``lobes`` and ``lesions``.
         versions: of what made each of them.
     """
-    pixels = _pixels(maps, order)
+    pixels = _pixels(maps, order, frames=int(source[0].get("NumberOfFrames") or len(source)))
     return hd.seg.Segmentation(
         source_images=list(source),
         pixel_array=pixels,
@@ -66,10 +66,10 @@ def make_segmentation(
     )
 
 
-def _pixels(maps: Mapping[str, NDArray[np.uint8]], order: Sequence[int]) -> NDArray[np.uint8]:
+def _pixels(maps: Mapping[str, NDArray[np.uint8]], order: Sequence[int], *, frames: int) -> NDArray[np.uint8]:
     """(frames, rows, columns, segments) of 0 and 1, frames in the order of the source."""
-    columns, rows, slices = maps["lungs"].shape
-    pixels = np.zeros((len(SEGMENTS), slices, rows, columns), np.uint8)
+    columns, rows, _ = maps["lungs"].shape
+    pixels = np.zeros((len(SEGMENTS), frames, rows, columns), np.uint8)
     for label in SEGMENTS:
         label_map = maps[_KINDS[label.name]]
         pixels[segment_number(label) - 1, list(order)] = label_map.transpose(2, 1, 0) == label.id

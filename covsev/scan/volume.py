@@ -61,6 +61,13 @@ class Scan:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
     @property
+    def tilt_deg(self) -> float:
+        """By how much the array axes miss right angles: 0 but for the slices of a tilted gantry."""
+        directions = self.affine[:3, :3] / self.spacing_mm
+        cosines = np.abs(directions.T @ directions - np.eye(3))
+        return float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+
+    @property
     def orientation(self) -> str:
         """Direction in which each array axis grows, such as ``LPS``."""
         return "".join(nib.aff2axcodes(self.affine))

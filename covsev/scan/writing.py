@@ -17,6 +17,7 @@ from covsev.labels import DISCLAIMER
 from covsev.scan.volume import Scan, require_same_grid
 
 TEMPORARY_PREFIX = ".covsev-"
+_STRAIGHT_DEG = 0.1
 
 
 def save_labels(labels: NDArray[np.uint8], scan: Scan, path: Path, *, weights: str = "none") -> None:
@@ -48,7 +49,7 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
         image.set_sform(scan.affine, int(scan.header["sform_code"]))
     else:
         image.header.set_xyzt_units("mm")
-        image.set_qform(scan.affine, 1)
+        image.set_qform(scan.affine, int(scan.tilt_deg < _STRAIGHT_DEG))  # a qform has no shear
         image.set_sform(scan.affine, 1)
     image.header["descrip"] = f"covsev {__version__} weights {weights[:12]}; {DISCLAIMER}"[:79]
     with replacing(path) as temporary:
