@@ -84,7 +84,7 @@ def with_runtime(
             return _openvino_network(network, precision, example, weights)
         except Exception as error:  # OpenVINO raises its own errors; torch can do the work too
             warnings.warn(f"OpenVINO cannot run this network ({error}); torch does", stacklevel=2)
-    return Bfloat16Network(network) if precision == "bf16" else network
+    return Bfloat16Network(network).eval() if precision == "bf16" else network
 
 
 def cache_folder() -> Path:
@@ -119,7 +119,7 @@ def _openvino_network(network: nn.Module, precision: str, example: Tensor, weigh
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return OpenVinoNetwork(core.compile_model(model, "CPU", settings))
+    return OpenVinoNetwork(core.compile_model(model, "CPU", settings)).eval()
 
 
 def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any) -> Path:
