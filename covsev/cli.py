@@ -19,6 +19,7 @@ from covsev.labels import DISCLAIMER
 
 if TYPE_CHECKING:
     from covsev.batch import BatchResult
+    from covsev.scan import ScanSource
 
 EXIT_SOME_FAILED = 1
 EXIT_NOTHING_TO_DO = 2
@@ -72,6 +73,9 @@ def severity(
     viewer: Annotated[
         bool, typer.Option("--viewer", help="Put an interactive viewer in three planes into the page.")
     ] = False,
+    best_series: Annotated[
+        bool, typer.Option("--best-series", help="One CT series of each DICOM study; series.json says which and why.")
+    ] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
@@ -102,6 +106,7 @@ def severity(
         scans,
         output,
         debug=debug,
+        best_series=best_series,
         options=Options(
             lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty, dicom, report, viewer
         ),
@@ -133,7 +138,14 @@ def demo(
 
 
 def _assess(
-    scans: Path, output: Path, *, debug: bool = False, quiet: bool = False, as_json: bool = False, **settings: Any
+    scans: Path,
+    output: Path,
+    *,
+    debug: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+    best_series: bool = False,
+    **settings: Any,
 ) -> BatchResult:
     """Assess behind a progress bar and print the table or the rows; what stops the whole run ends with exit code 2."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -147,6 +159,7 @@ def _assess(
         sources = find_scans(scans)
         if not sources:
             raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
+        sources = _best(sources, output, quiet=quiet) if best_series else sources
         with Progress(*columns, console=_errors, disable=quiet) as progress:
             task = progress.add_task("assessing", total=len(sources))
             result = assess_directory(
@@ -162,6 +175,19 @@ def _assess(
     elif not quiet:
         _print_result(result, output)
     return result
+
+
+def _best(sources: list[ScanSource], output: Path, *, quiet: bool) -> list[ScanSource]:
+    """One series of each study, with the choice written and printed."""
+    from covsev.series_choice import choose_series, write_choice
+
+    kept, candidates = choose_series(sources)
+    write_choice(candidates, output / "series.json")
+    if not quiet:
+        for one in candidates:
+            verb = "assessing" if one.chosen else "leaving out"
+            _errors.print(f"{verb} {escape(one.source.case)}: {escape(one.reason)}", highlight=False)
+    return kept
 
 
 def _print_result(result: BatchResult, output: Path) -> None:

@@ -13,7 +13,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from covsev.dicom_frames import Frame, Header, frame_headers, has, is_enhanced, text
+from covsev.dicom_frames import DESCRIPTION, Frame, Header, frame_headers, has, is_enhanced, text
 from covsev.dicom_pixels import read_pixels, require_pixels, syntax_of
 from covsev.dicom_stack import affine_of, in_order
 from covsev.errors import ScanError
@@ -32,6 +32,7 @@ IDENTIFIERS = (
 )
 
 _TAGS = (
+    *DESCRIPTION,
     "SOPClassUID",
     "SeriesInstanceUID",
     "Modality",
@@ -138,6 +139,19 @@ def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]
         raise ScanError(
             f"{folder}: pixels of series {uid} cannot be read; the files may be damaged{encoding}"
         ) from error
+
+
+def slice_headers(path: Path, uid: str) -> list[Header]:
+    """Headers of the CT slices of series ``uid``, in no order that means anything.
+
+    Raises:
+        ScanError: if there are none.
+    """
+    folder = path if path.is_dir() else path.parent
+    headers = list(_slices(folder, uid).values())
+    if not headers:
+        raise ScanError(f"{folder}: no CT slices of series {uid}", code="few_slices")
+    return headers
 
 
 def frames_in_order(path: Path, uid: str) -> list[Frame]:

@@ -14,7 +14,10 @@ Frame = tuple[Path, int]
 Header = pydicom.Dataset
 
 _ENHANCED_UIDS = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+DESCRIPTION = ("StudyInstanceUID", "SeriesDescription", "ConvolutionKernel", "SliceThickness")
+"""What tells the series of a study apart."""
 _OF_THE_FILE = (
+    *DESCRIPTION,
     "SOPClassUID",
     "SeriesInstanceUID",
     "Modality",
@@ -27,7 +30,8 @@ _OF_THE_FILE = (
 _OF_THE_FRAME = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "CTReconstructionSequence": ("ConvolutionKernel",),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
 }
 """Functional groups of PS3.3, C.7.6.16.2, and what a plain slice has at its top of the same name."""

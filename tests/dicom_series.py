@@ -80,6 +80,7 @@ def functional_groups(slice_, *, alike, position=True):
             "PlaneOrientationSequence": ("ImageOrientationPatient",),
             "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
             "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+            "CTReconstructionSequence": ("ConvolutionKernel",),
         }
     for sequence, tags in wanted.items():
         item = Dataset()
