@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -15,14 +17,16 @@ from dicom_series import UID, ct_series, phantom_series, save
 from PIL import Image
 from pydicom.sr._concepts_dict import concepts
 
+from covsev.assessment import assess, write
 from covsev.errors import ScanError
 from covsev.labels import LESIONS, LOBES, LUNGS
+from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.quality import WARN, Flag
 from covsev.report import dicom_terms
 from covsev.report.dicom_out import require_dicom_source, source_headers, write_dicom
 from covsev.report.dicom_terms import PRIVATE_SCHEME, Term, private
-from covsev.scan import find_scans, load_scan, make_scan
+from covsev.scan import find_scans, load_scan, make_scan, read_labels
 from covsev.severity import SCORES, measure, withhold
 
 VERSIONS = {"lungs": "1", "lobes": "1", "lesions": "abc"}
@@ -292,7 +296,8 @@ needs_dicom3tools = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="nee
 
 
 def valid(paths):
-    for path in paths:
+    """No error from dciodvfy, where it is installed."""
+    for path in paths if shutil.which("dciodvfy") else ():
         messages = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False).stderr.splitlines()
         assert [line for line in messages if line.startswith("Error")] == [], path.name
 
@@ -361,3 +366,36 @@ def test_results_beside_the_scan_are_no_scans(series, results, tmp_path):
         shutil.copy(path, folder / f"renamed{number}.dcm")
     (found,) = find_scans(folder)
     assert load_scan(replace(found, case="x")).hu.shape == series.hu.shape
+
+
+def test_assessing_nifti_with_dicom_output_is_refused_before_any_work(small_scan, bright_model):
+    with pytest.raises(ScanError, match="is no DICOM series"):
+        assess(small_scan, bright_model, Options(dicom=True))
+
+
+# ---- a real series -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif("COVSEV_TEST_DATA" not in os.environ, reason="set COVSEV_TEST_DATA to the folder of real scans")
+def test_results_of_a_real_series(tmp_path, bright_model):
+    """A tumour patient's 30 slices; the lesion labels of the quick model mean nothing, but are many."""
+    scan = load_scan(Path(os.environ["COVSEV_TEST_DATA"]) / "dicom" / "A0002")
+    content = write(assess(scan, bright_model, Options(dicom=True)), tmp_path, Options(dicom=True))
+    paths = [tmp_path / f"{scan.case}_{name}.dcm" for name in NAMES]
+    assert {path.name for path in paths} <= set(content["outputs"])
+    segmentation = hd.seg.segread(paths[0])
+    uids = [header.SOPInstanceUID for header in source_headers(scan)[0]]
+    for known, name, first in ((LUNGS, "lungs", 1), (LOBES, "lobes", 3), (LESIONS, "lesions", 8)):
+        expected, _, _ = read_labels(tmp_path / f"{scan.case}_{name}.nii.gz")
+        pixels = segmentation.get_pixels_by_source_instance(
+            uids,
+            segment_numbers=range(first, first + len(known)),
+            combine_segments=True,
+            relabel=True,
+            assert_missing_frames_are_empty=True,
+        )
+        np.testing.assert_array_equal(pixels.transpose(2, 1, 0), expected)
+        assert expected.any()
+    valid(paths)
