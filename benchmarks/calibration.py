@@ -37,7 +37,7 @@ SHOWN = (0.3, 0.4, 0.5, 0.6, 0.7)
 def held_out_slices(dataset_dir: Path, manifest: str, folds: Path) -> list[Slice]:
     slices = []
     for fold in range(FOLDS):
-        model = load_model(INFECTION_BUNDLE, checkpoint=folds / f"fold{fold}" / "model.pt")
+        model = load_model(INFECTION_BUNDLE, checkpoint=folds / f"fold{fold}" / "model.pt", runtime="torch")
         for record in load_datalist(manifest, dataset_dir, fold=fold, part="validation"):
             probability = slice_probability(read_grey(record["image"]), model)[0]
             slices.append((probability, read_grey(record["infection"]) > 127))
@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, required=True)
     parser.add_argument("--scans", type=Path, help="scans whose opacity is shown by threshold")
     options = parser.parse_args()
+    for folder in (options.output, options.plot.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     slices = held_out_slices(options.dataset_dir, options.manifest, options.folds)
     tables = {"reliability": reliability(slices), "threshold": agreement_by_threshold(slices, THRESHOLDS)}
     plot_calibration(tables["reliability"], tables["threshold"], options.plot)

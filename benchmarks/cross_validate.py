@@ -52,7 +52,7 @@ def main() -> None:
                 settings | {"fold": fold} | ({"prior_checkpoint": prior, "pretrained": prior} if prior else {}),
             )
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
-        model = load_model(options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior)
+        model = load_model(options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior, runtime="torch")
         cases |= evaluate_records(model, records, true_prior=options.true_prior)
         groups |= groups_of(records)
     name = "metrics_true_prior.csv" if options.true_prior else "metrics.csv"

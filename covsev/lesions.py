@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from covsev.anatomy.lungs import lung_box
-from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS
+from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS, LUNG_TISSUE_HU
 from covsev.lesion_model import LesionModel
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, require_same_grid, to_canonical
 
@@ -40,7 +40,8 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs.
+    The network sees the axial slices that hold lung, cropped to the lungs. A voxel that is half air is never called
+    consolidation: the multi network, which learned from slices of unknown windows, would.
 
     Args:
         scan: the scan.
@@ -72,6 +73,7 @@ def segment_lesions(
     else:
         infected_levels = levels[infected[:, :, levels].any(axis=(0, 1))]
         _find_consolidation(cropped, infected_levels, model, priors, denser[box[0], box[1]])
+        denser &= hu > LUNG_TISSUE_HU
     return LesionSegmentation(
         labels=from_canonical(lesion_labels(infected, denser), scan.affine),
         probability=from_canonical(probability, scan.affine),
@@ -133,9 +135,10 @@ def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDA
 
 def _method(model: LesionModel, restrict_to_lungs: bool) -> str:
     single = model.prior or model
-    rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else f"that {model.name} calls so"
+    by_network = f"above {LUNG_TISSUE_HU} HU that {model.name} calls so"
+    rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else by_network
     return (
-        f"infection: {single.name} at probability {single.postprocessing.threshold:g}, "
+        f"infection: {single.name} at probability {model.postprocessing.threshold:g}, "
         f"smoothed across slices by {model.postprocessing.axial_smoothing_mm:g} mm"
         f"{', within the lungs' if restrict_to_lungs else ''}; "
         f"consolidation: infected voxels {rule}, the rest ground-glass opacity"

@@ -5,6 +5,7 @@ OpenVINO needs its own form of a network. It is made once and kept in the cache 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from covsev import __version__
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("f32", "bf16")
@@ -125,7 +128,8 @@ def _openvino_network(network: nn.Module, precision: str, example: Tensor, weigh
 def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any) -> Path:
     """OpenVINO's file of ``network``, made if the cache does not have it."""
     _, channels, height, width = example.shape
-    name = f"{weights[:16]}-{channels}x{height}x{width}-openvino{openvino.__version__.split('-')[0]}"
+    made_by = f"covsev{__version__}-{_code_hash(network)}-openvino{openvino.__version__.split('-')[0]}"
+    name = f"{weights[:16]}-{channels}x{height}x{width}-{made_by}"
     folder = cache_folder() / name
     if not (folder / "network.xml").is_file():
         with warnings.catch_warnings():
@@ -135,10 +139,21 @@ def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any)
     return folder / "network.xml"
 
 
+def _code_hash(network: nn.Module) -> str:
+    """Hash of the source files of all modules in ``network`` that are not torch's: a mended network is a new one."""
+    modules = {type(module).__module__ for module in network.modules()}
+    files = {sys.modules[name].__file__ for name in modules if not name.startswith("torch.")}
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _save_whole(model: Any, folder: Path, openvino: Any) -> None:
     """Write a model's two files into ``folder`` so that no other process sees half of them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    temporary.chmod(0o755)  # the cache may be shared
     try:
         openvino.save_model(model, temporary / "network.xml", compress_to_fp16=False)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -70,12 +71,26 @@ def test_a_result_is_not_overwritten_by_the_next(network, cache):
 def test_the_conversion_is_made_once_for_each_weights(network, cache, monkeypatch):
     _with(network)
     (folder,) = cache.iterdir()
-    assert folder.name.startswith("a" * 16 + "-1x64x64-openvino")
+    assert folder.name.startswith("a" * 16 + "-1x64x64-covsev")
+    assert folder.stat().st_mode & 0o777 == 0o755
     assert {path.name for path in folder.iterdir()} == {"network.xml", "network.bin"}
     monkeypatch.setattr("openvino.convert_model", lambda *_, **__: pytest.fail("converted again"))
     _with(network)
     with pytest.raises(pytest.fail.Exception, match="converted again"):
         _with(network, weights="b" * 64)
+
+
+def test_a_mended_network_is_converted_again(tmp_path, monkeypatch):
+    hashes = []
+    for constant in (0, 5):
+        source = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x + "
+        (tmp_path / "mended.py").write_text(f"{source}{constant}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        sys.modules.pop("mended", None)
+        importlib.invalidate_caches()
+        hashes.append(runtime._code_hash(nn.Sequential(importlib.import_module("mended").Net())))
+    sys.modules.pop("mended")
+    assert hashes[0] != hashes[1]
 
 
 @needs_openvino

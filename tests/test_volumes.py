@@ -140,6 +140,16 @@ def test_volumes_are_evaluated_as_a_whole(phantom, record, bright_model):
     assert metrics == {"image.nii.gz": {"infection": case_metrics(found, phantom.lesions > 0)}}
 
 
+def test_slices_and_volumes_are_evaluated_together(record, stack, bright_model, tmp_path, monkeypatch):
+    loads = []
+    load = VolumeSlicing.load
+    monkeypatch.setattr(VolumeSlicing, "load", lambda self, item: loads.append(item["image"]) or load(self, item))
+    table = evaluate_to_csv(bright_model, [*stack, record], tmp_path)
+    assert table[table["row"] == "case"]["name"].tolist() == ["tr_image_0000", "tr_image_0001", "image.nii.gz"]
+    assert not any(name.startswith("infection_legacy") for name in table)
+    assert len(loads) == 2, "the stack is read once"
+
+
 def test_slices_of_a_stack_are_evaluated_one_by_one(stack, bright_model, tmp_path):
     table = evaluate_to_csv(bright_model, stack, tmp_path)
     assert table[table["row"] == "case"]["name"].tolist() == ["tr_image_0000", "tr_image_0001"]
@@ -151,6 +161,8 @@ def test_evaluation_refuses_what_a_volume_cannot_give(record, bright_model):
     del record["lesions"]
     with pytest.raises(ValueError, match=r"image\.nii\.gz: it has no infection labels to compare with"):
         evaluate_records(bright_model, [record])
+    with pytest.raises(ValueError, match=r"a\.png: it has no infection labels to compare with"):
+        evaluate_records(bright_model, [{"image": "a.png"}])
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from covsev.training.records import stem_of
 from covsev.training.volumes import LabelledVolume, VolumeSlicing, is_picture, lungs_of
 
 Record = Mapping[str, Any]
+LEGACY = "infection_legacy"
 
 
 def evaluate_records(
@@ -31,23 +32,28 @@ def evaluate_records(
         true_prior: give a multi network the radiologist's infection mask as prior; for slices only.
 
     Returns:
-        for each image's name: of a single network ``infection`` at the model's threshold and, of a slice,
-        ``infection_legacy`` by the protocol of the public Inf-Net evaluation; of a multi network ``infection``,
+        for each image's name: of a single network ``infection`` at the model's threshold and, if there are only
+        slices, ``infection_legacy`` by the protocol of the public Inf-Net evaluation; of a multi network ``infection``,
         ``ground_glass`` and ``consolidation``.
 
     Raises:
         ValueError: if ``true_prior`` is asked for a volume, or a record lacks the labels that are needed.
     """
     cut = VolumeSlicing(model.preprocessing.hu_window, model.preprocessing.lung_margin_mm)
+    kind = "infection" if model.prior is None else "lesions"
+    volumes = [record for record in records if not (is_picture(record) or "slice" in record)]
+    if volumes and true_prior:
+        raise ValueError(f"{volumes[0]['image']}: the true prior is for slices, and this is a volume")
+    slices = [record for record in records if record not in volumes]
     cases = {}
-    for record in records:
-        if is_picture(record) or "slice" in record:
-            (item,) = cut([record])
-            cases[_name(record)] = _slice_metrics(model, item, true_prior)
-        elif true_prior:
-            raise ValueError(f"{record['image']}: the true prior is for slices, and this is a volume")
-        else:
-            cases[_name(record)] = _volume_metrics(model, cut.load(record))
+    for record, item in zip(slices, cut(slices), strict=True):
+        if kind not in item:
+            raise ValueError(f"{record['image']}: it has no {kind} labels to compare with")
+        cases[_name(record)] = _slice_metrics(model, item, true_prior)
+    for record in volumes:
+        cases[_name(record)] = _volume_metrics(model, cut.load(record), kind)
+    if volumes:  # volumes have no legacy protocol, and a table has the same metrics for all
+        cases = {name: {key: m for key, m in case.items() if key != LEGACY} for name, case in cases.items()}
     return cases
 
 
@@ -66,12 +72,11 @@ def _slice_metrics(model: LesionModel, record: Record, true_prior: bool) -> dict
     probability = slice_probability(grey, model)[0]
     return {
         "infection": case_metrics(probability, infected, threshold=model.postprocessing.threshold),
-        "infection_legacy": legacy_infnet(probability, infected),
+        LEGACY: legacy_infnet(probability, infected),
     }
 
 
-def _volume_metrics(model: LesionModel, volume: LabelledVolume) -> dict[str, CaseMetrics]:
-    kind = "infection" if model.prior is None else "lesions"
+def _volume_metrics(model: LesionModel, volume: LabelledVolume, kind: str) -> dict[str, CaseMetrics]:
     if kind not in volume.labels:
         raise ValueError(f"{volume.scan.source}: it has no {kind} labels to compare with")
     lungs = lungs_of(volume).astype(np.uint8)
