@@ -114,8 +114,8 @@ def test_options_are_handed_on(small_scan, tmp_path, settings):
         (["--cluster", "slurm"], "'slurm' is not 'local'; name another cluster by --scheduler"),
         (["--scheduler", "tcp://a:1", "--cluster", "local"], "--scheduler brings its own workers"),
         (["--scheduler", "tcp://a:1", "--workers", "2"], "--scheduler brings its own workers"),
-        (["--workers", "0"], "0 is not in the range"),
-        (["--noise-floor-ml", "-1"], "-1.0 is not in the range"),
+        (["--workers", "0"], "Input should be greater than or equal to 1"),
+        (["--noise-floor-ml", "-1"], "Input should be greater than or equal to 0"),
     ],
 )
 def test_contradictions_are_refused(flags, message, small_scan, tmp_path, settings):
