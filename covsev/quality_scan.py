@@ -50,14 +50,15 @@ def _slices(hu: NDArray[Any]) -> Iterator[Flag]:
     inside = int(blank[inner[0] : inner[-1]].sum()) if len(inner) else 0
     if inside:
         yield make_flag("blank_slices", f"{inside} slices inside the scan hold one value only", slices=inside)
-    change = np.array([_change(grid, z) for z in inner[:-1] if not blank[z + 1]])
+    compared = [int(z) for z in inner[:-1] if not blank[z + 1]]
+    change = np.array([_change(grid, z) for z in compared])
     repeated = int((change == 0).sum())
     if repeated:
         yield make_flag("repeated_slices", f"{repeated} slices equal the slice below", slices=repeated)
     usual = [np.median(change[max(0, k - _NEIGHBOURS) : k + _NEIGHBOURS + 1]) for k in range(len(change))]
     ratio = change / np.maximum(usual, 1.0) if len(change) else np.zeros(1)
     if not repeated and ratio.max() > limits("slices_missing")["ratio"]:
-        at = int(ratio.argmax())
+        at = compared[int(ratio.argmax())]
         text = f"slices {at} and {at + 1} from below differ {ratio.max():.1f} times as much as their neighbours"
         yield make_flag("slices_missing", f"{text}: slices may be missing", ratio=ratio.max(), slice=at)
 

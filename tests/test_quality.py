@@ -264,6 +264,15 @@ def test_missing_slices_are_flagged(phantom):
     assert check_scan(phantom.scan, phantom.lungs) == ()
 
 
+def test_missing_slices_are_numbered_as_in_the_scan_with_blank_slices_below(phantom):
+    keep = np.r_[:30, 38 : phantom.scan.hu.shape[2]]
+    blank = np.full((*phantom.scan.hu.shape[:2], 10), -1024, np.int16)
+    hu = np.concatenate([blank, phantom.scan.hu[:, :, keep]], axis=2)
+    flag = only(check_scan(replace(phantom.scan, hu=hu)))
+    assert flag.numbers["slice"] == 39
+    assert "slices 39 and 40 from below differ" in flag.text
+
+
 # ---- contrast -----------------------------------------------------------------------------------------------------
 
 
@@ -367,11 +376,11 @@ def test_what_the_recovery_met_is_flagged(field, limit_ml, code):
 
 
 def test_fissures_that_are_hardly_seen_are_named():
-    seen = {"left_oblique": 0.2, "right_oblique": 0.5, "right_horizontal": 0.19}
+    seen = {"left_oblique": 0.25, "right_oblique": 0.2, "right_horizontal": 0.5}
     flag = only(found(lobes=replace(lobes_of(), fissure_support=seen)))
     assert (flag.level, flag.code) == (WARN, "low_fissure_support")
-    assert flag.text == "little of these fissures is seen: right horizontal 19 %"
-    assert flag.numbers == {"right_horizontal": 0.19}
+    assert flag.text == "little of these fissures is seen: right oblique 20 %"
+    assert flag.numbers == {"right_oblique": 0.2}
     assert [f.code for f in found(lobes=replace(lobes_of("prior"), fissure_support=seen))] == ["lobes_prior_only"]
 
 
