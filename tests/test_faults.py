@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import ct_series, ct_slice, save, stored_volume
 from pydicom.uid import EnhancedCTImageStorage
 from test_batch import contents, table
-from test_dicom import ct_series, ct_slice, save, stored_volume
 
 GOOD = {
     "good one.nii.gz": "good_one",
@@ -114,7 +114,7 @@ def add_bad_dicom(folder):
     series("single", whole[:1])
     tilted = ct_series()
     for number, dataset in enumerate(tilted):
-        dataset.ImagePositionPatient[1] += 0.5 * number
+        dataset.ImagePositionPatient[1] += 2.5 * number
     series("tilted", tilted)
     for name, tag, value in (("mr", "Modality", "MR"), ("lost", "ImagePositionPatient", None)):
         changed = ct_series()
@@ -131,7 +131,7 @@ def add_bad_dicom(folder):
     (folder / "headers" / "1.dcm").write_bytes(cut.read_bytes()[:150])
     codes = {"missing": "missing_slices", "doubled": "duplicate_slices", "sizes": "mixed_series"}
     codes |= {"single": "few_slices", "tilted": "tilted", "mr": "wrong_modality", "lost": "broken_geometry"}
-    return codes | {"frames": "multi_frame", "pixels": "unreadable", "headers": "unreadable"}
+    return codes | {"frames": "broken_geometry", "pixels": "unreadable", "headers": "unreadable"}
 
 
 def add_bad_paths(folder):
