@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.comparison import MULTI, SINGLE, VARIANTS, Variant
+from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
 from covsev.training.folds import FOLDS
 
 BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
@@ -109,6 +109,14 @@ def network_of(configs: Path, variant: Variant) -> list[Path]:
     return [configs / variant.network] if variant.network else []
 
 
+def store(table: pd.DataFrame, path: Path) -> None:
+    """Write rows of slices, keeping those of other slices that the file has."""
+    if path.is_file():
+        kept = pd.read_csv(path)
+        table = pd.concat([kept[~kept["name"].isin(table["name"])], table])
+    table.to_csv(path, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path)
@@ -130,7 +138,7 @@ def main() -> None:
             for true_prior in (False, True) if stage == MULTI else (False,):
                 tables = [evaluate(run, stage, variant, fold, true_prior=true_prior) for fold in options.folds]
                 stem = f"{stage}_true_prior" if true_prior else stage
-                pd.concat(tables).to_csv(options.metrics / f"{stem}_{variant.id}.csv", index=False)
+                store(pd.concat(tables), options.metrics / f"{stem}_{variant.id}.csv")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from the metrics that benchmarks/compare.py and cross_validate.py stored.
+"""Write the tables of docs/results.md from the metrics that benchmarks/compare.py stored.
 
 python benchmarks/results.py        (or: make results)
 """
@@ -9,7 +9,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from covsev.training.comparison import comparison_table, replace_between
+from covsev.training.variants import comparison_table, replace_between
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = {  # mark in docs/results.md: stem of the files, lesion
