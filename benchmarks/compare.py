@@ -19,8 +19,8 @@ from typing import Any
 import pandas as pd
 
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
 from covsev.training.folds import FOLDS
+from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
 
 BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
 
