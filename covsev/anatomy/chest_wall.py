@@ -82,7 +82,7 @@ class SideMaps:
         hu: (angle, mm, z) along the rays.
         lung: (angle, mm, z) lung that is known.
         last: (angle, z) radius in mm of the outermost lung, -1 where a ray meets none.
-        wall: (angle, z) radius of the pleura at the chest wall; infinite where neither ribs nor the other lung tell.
+        wall: (angle, z) radius of the pleura at the chest wall; infinite where no rib is near.
         contact: (angle, z) rays on which known lung touches the wall.
         thickness: (angle, z) of the stretch of lung that ends at ``last``, in mm.
     """
@@ -126,7 +126,7 @@ def side_maps(hu: NDArray[Any], lungs: NDArray[np.uint8], rays: Rays) -> tuple[S
     maps = []
     for own, other in ((0, 1), (1, 0)):
         depth = _depth(gap[own], touching[own], gap[other], touching[other], z_mm)
-        wall = _completed(cage[own] - depth, last[other], z_mm)
+        wall = np.where(np.isfinite(cage[own]), cage[own] - depth, np.inf)
         contact = (last[own] > _MIN_RADIUS_MM) & (wall - last[own] <= _MAX_STEP_MM)
         contact = ndimage.binary_opening(contact, structure=np.ones((3, 2)))
         thickness = _thickness(known[own], last[own])
@@ -178,16 +178,6 @@ def _rib_cage(hu: NDArray[Any], last: NDArray[np.int64], from_mm: Plane, z_mm: f
     inner = ndimage.grey_opening(first, size=(5, height), mode="nearest")
     rib = (first <= inner + _RIB_DEPTH_MM) & (first < _UNKNOWN_MM)
     return _local_line(first, rib, (2.0, 10 / z_mm), z_mm)
-
-
-def _completed(wall: Plane, mirrored_last: NDArray[np.int64], z_mm: float) -> Plane:
-    """``wall``; where no rib is near it follows the other lung, shifted to the known wall around; else infinite."""
-    known, lung = np.isfinite(wall), mirrored_last > _MIN_RADIUS_MM
-    both = known & lung
-    if not both.any():
-        return wall
-    shift = spread(np.where(both, wall - mirrored_last, 0), both, (1.0, z_mm / 2))
-    return np.where(known, wall, np.where(lung, mirrored_last + shift, np.inf))
 
 
 def _local_line(values: Plane, known: Mask, sigma: tuple[float, float], z_mm: float) -> Plane:

@@ -38,12 +38,14 @@ _BLUNT_MM = 20  # lung that ends thicker than this at the wall has been cut off 
 _MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung ends
 _BACK_DEGREES, _FRONT_DEGREES = 45, 130  # in front and at the spine healthy lung too ends blunt
 _LEVEL_DEGREES = 30  # nearer to the spine both lungs reach down equally far
+_ASKEW_DEGREES = 24
 _MAX_FRONT_DEGREES = 140  # cartilage in front is no landmark
 _STRONG_GAP_MM, _WEAK_GAP_MM = 4.0, 1.0
 _WEAK_REACH = 6  # rays or slices around a strong gap
 _MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung
 _OUTER_MARGIN_MM = 0.5
 _DIAPHRAGM_TOLERANCE_MM = 20.0
+_APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
 _FLUID_HU = (-15.0, 15.0)  # simple fluid, undiseased; consolidation is denser
@@ -136,26 +138,31 @@ def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, 
     """Of every angle: lowest and highest slice of lung at the wall, whether its own edge is cut off, whether known."""
     low, high, enough, blunt = _contact_line(own, z_mm)
     low2, high2, enough2, blunt2 = _contact_line(other, z_mm)
-    beside = (DEGREES > _BACK_DEGREES) & (DEGREES < _FRONT_DEGREES) & (low > 1)
+    at_side = (DEGREES > _BACK_DEGREES) & (DEGREES < _FRONT_DEGREES)
+    beside = (DEGREES > _BACK_DEGREES) & (low > 1)
     tapers, tapers2 = enough & ~blunt, enough2 & ~blunt2
-    lower_by = _shift(low - low2, tapers & tapers2 & beside)
+    lower_by = _shift(low - low2, tapers & tapers2 & beside, z_mm)
     alike = enough & enough2 & beside & (np.abs(high - high2) * z_mm < _BLUNT_MM)
-    higher = high2 + _shift(high - high2, alike, level_at_spine=False)
+    higher = high2 + _shift(high - high2, alike, z_mm, level_at_spine=False)
     mirrored = low2 + lower_by
     # A blunt end holds unless the other lung goes clearly lower: at the spine healthy lung too ends blunt.
     agrees = enough & ((low - mirrored) * z_mm < _BLUNT_MM)
     bottom = np.where(tapers | agrees | ~enough2, low, mirrored)
     bottom = np.where(enough, np.minimum(bottom, low), bottom)
-    top = np.where(enough & (~enough2 | ((higher - high) * z_mm < _BLUNT_MM)), high, higher)
-    return bottom, top, blunt & ~agrees, enough | enough2
+    cut_above = enough2 & at_side & ((higher - high) * z_mm > _APEX_TOLERANCE_MM)
+    top = np.where(enough & ~cut_above, high, higher)
+    # Contact at many angles where the other side has none: the patient lies askew, and the mirror says nothing.
+    askew = np.count_nonzero(enough & ~enough2) * 180 / ANGLES > _ASKEW_DEGREES
+    return bottom, top, blunt & ~agrees, enough if askew else enough | enough2
 
 
-def _shift(difference: NDArray[Any], known: Mask, *, level_at_spine: bool = True) -> Plane:
+def _shift(difference: NDArray[Any], known: Mask, z_mm: float, *, level_at_spine: bool = True) -> Plane:
     """Difference of the two lungs' ends at every angle, from the angles where both are known."""
     if not known.any():
         return np.zeros(ANGLES)
     anchors = (DEGREES < _LEVEL_DEGREES) & level_at_spine
-    values = np.where(known, difference, 0)
+    usual, tolerance = np.median(difference[known]), _BLUNT_MM / z_mm  # in front, disease may look like an end
+    values = np.where(known, np.clip(difference, usual - tolerance, usual + tolerance), 0)
     return spread(values[:, None], (known | anchors)[:, None])[:, 0]
 
 
