@@ -59,7 +59,7 @@ CHECKS = (
     # ---- lobes and lesions
     Check("lobes_cut", WARN, "lobes could not be placed"),
     Check("lobes_prior_only", WARN, "lobes lie at people's mean fissures, not at this patient's"),
-    Check("low_fissure_support", WARN, "little of a fissure is seen: its shape is the prior's", {"share": 0.2}),
+    Check("low_fissure_support", WARN, "little of a fissure is seen: it may be misplaced", {"share": 0.25}),
     Check("lobes_not_lungs", WARN, "lobes and lungs are not the same volume", {"pct": 5}),
     Check("lesion_outside_lung", WARN, "lesion outside the lungs, which does not count", {"pct": 5, "ml": 1}),
 )

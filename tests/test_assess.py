@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from covsev import labels
+from covsev import assessment, labels
+from covsev.anatomy.lobes import segment_lobes
 from covsev.assessment import assess, write
 from covsev.options import Options
 from covsev.phantom import make_phantom
@@ -36,6 +37,19 @@ def light_reference(bright_model, phantom):
 @pytest.fixture(scope="module")
 def reference(shipped_model, phantom):
     return assess(phantom.scan, shipped_model)
+
+
+def test_fissures_are_not_sought_in_lesion(monkeypatch, bright_model, phantom):
+    seen = []
+
+    def spy(scan, lungs, *, lesions_mask):
+        seen.append(lesions_mask)
+        return segment_lobes(scan, lungs, lesions_mask=lesions_mask)
+
+    monkeypatch.setattr(assessment, "segment_lobes", spy)
+    lesions = assess(phantom.scan, bright_model).lesions.labels
+    assert lesions.any()
+    np.testing.assert_array_equal(seen[0], lesions > 0)
 
 
 def test_there_are_48_orientations():
