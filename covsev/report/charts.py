@@ -25,6 +25,8 @@ _COLOUR_STEPS = (
     (100.0, (92, 10, 38)),
 )
 """Percent of lesion and its colour: the edges are those of the CT severity score."""
+_BLACK_ON = 0.179
+"""From this luminance on, black has more contrast than white; either way it is at least 4.58 (WCAG 2)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ def _lobe_colour(pct: Any) -> LobeColour:
     if text == NO_VALUE:
         return LobeColour("", "", NO_VALUE)
     rgb = _colour(float(pct))
-    return LobeColour(f"rgb({rgb[0]} {rgb[1]} {rgb[2]})", "#fff" if _luminance(rgb) < 0.35 else "#111", f"{text} %")
+    return LobeColour(
+        f"rgb({rgb[0]} {rgb[1]} {rgb[2]})", "#fff" if _luminance(rgb) < _BLACK_ON else "#000", f"{text} %"
+    )
 
 
 def _colour(pct: float) -> tuple[int, int, int]:
@@ -126,7 +130,9 @@ def _colour(pct: float) -> tuple[int, int, int]:
 
 
 def _luminance(rgb: Sequence[int]) -> float:
-    return (0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]) / 255
+    """Relative luminance, 0 to 1, as WCAG 2 defines it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (c / 255 for c in rgb)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def colour_scale() -> str:

@@ -24,7 +24,7 @@ from covsev.scan import Scan
 _MAX_VOXELS = 4_500_000  # below 6 MB of CT in the page
 _MARGIN_MM = 15.0
 _HU_STEP, _HU_START = 6, -1030  # 8 bits: -1030 to 500 HU in steps of 6
-_ALPHA = {"lobes": 70, "lesions": 130}
+_OPACITY = {"lobes": 0.25, "lesions": 0.55}
 
 
 def viewer_parts(
@@ -133,8 +133,15 @@ def _overlay(
 ) -> dict[str, Any]:
     colours = [0, 0, 0, 0]
     for label in known:  # ids run from 1 without gaps
-        colours += [*label.rgb, _ALPHA[name]]
-    return {"name": f"{name}.nii.gz", "data": _nifti(found, affine), "low": 0, "high": len(known), "colours": colours}
+        colours += [*label.rgb, 255]
+    return {
+        "name": f"{name}.nii.gz",
+        "data": _nifti(found, affine),
+        "low": 0,
+        "high": len(known),
+        "colours": colours,
+        "opacity": _OPACITY[name],
+    }
 
 
 def _nifti(array: NDArray[np.uint8], affine: NDArray[np.float64], slope: float = 1.0, start: float = 0.0) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from covsev.errors import CovsevError
 from covsev.labels import DISCLAIMER, LOBES
-from covsev.report.words import LEVEL_TEXT, NO_VALUE, capfirst, findings, interval_text, number, score_text
+from covsev.report.words import LEVEL_TEXT, NO_VALUE, capfirst, findings, interval_text, number, reason_text, score_text
 from covsev.scan import replacing
 
 _A4_LANDSCAPE_INCHES = (11.69, 8.27)
@@ -108,12 +108,32 @@ def _rgb(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
     return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
 
 
+def _missing(content: Mapping[str, Any]) -> dict[str, str]:
+    """What has no value, by the reason."""
+    missing: dict[str, list[str]] = {}
+    scores, regions = content.get("scores", {}), content.get("regions", {})
+    for values, title, value in (
+        *((scores[id_], scores[id_].get("title", id_), scores[id_].get("value")) for id_ in _SCORES if id_ in scores),
+        *(
+            (regions[lobe.name], lobe.text, regions[lobe.name].get("lesion_pct"))
+            for lobe in LOBES
+            if lobe.name in regions
+        ),
+    ):
+        if value is None:
+            missing.setdefault(reason_text(values), []).append(title)
+    return {
+        reason: titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more"
+        for reason, titles in missing.items()
+    }
+
+
 def _quality(figure: Any, content: Mapping[str, Any]) -> None:
     level = str(content.get("quality", "warn"))
     _heading(figure, 0.70, f"Quality: {LEVEL_TEXT.get(level, level)}")
     lines = [capfirst(str(content.get("finding", {}).get("text", "")))]
     lines += [f"{finding.title}: {finding.text}" for finding in findings(content.get("flags", ()))]
-    lines = lines or ["No check found anything amiss"]
+    lines += [f"No value for {what}: {reason}" for reason, what in _missing(content).items()]
     text = "\n".join("\n".join(textwrap.wrap(f"- {line}.", 48, subsequent_indent="  ")) for line in lines if line)
     shown = text.splitlines()
     if len(shown) > 22:

@@ -52,15 +52,18 @@ def _write_each(folder: Path, name: str, text: Any) -> list[Path]:
 
 def itksnap_labels(labels: Sequence[Label]) -> str:
     """A label description file of ITK-SNAP: index, colour, opacity, two visibilities, name."""
-    lines = (
-        '{:5d} {:5d} {:4d} {:4d}        1  1  1    "{}"\n'.format(label.id, *label.rgb, label.text) for label in labels
-    )
+    lines = (_itksnap_line(label.id, label.rgb, label.text) for label in labels)
     return _ITKSNAP_HEAD + "".join(lines)
+
+
+def _itksnap_line(id_: int, rgb: tuple[int, int, int], text: str) -> str:
+    red, green, blue = rgb
+    return f'{id_:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{text}"\n'
 
 
 def slicer_colours(labels: Sequence[Label]) -> str:
     """A colour table of 3D Slicer: index, name without spaces, colour, opacity."""
-    lines = ("{} {} {} {} {} 255\n".format(label.id, _one_word(label.text), *label.rgb) for label in labels)
+    lines = (f"{label.id} {_one_word(label.text)} {' '.join(map(str, label.rgb))} 255\n" for label in labels)
     return "# Color table file of covsev\n0 Background 0 0 0 0\n" + "".join(lines)
 
 

@@ -16,7 +16,7 @@
   const none = {path: {}, paired_img_path: {}, paired_img_data: null, url: "", colormap_negative: "", frame_4d: 0, colormap_type: 0,
     colorbar_visible: false, modulation_image: null};
   const volume = (item, index) => models["volume" + index] = new Model({...none, id: "volume" + index, name: item.name,
-    data: new DataView(bytes(item.data).buffer), colormap: "gray", opacity: 1, cal_min: item.low, cal_max: item.high,
+    data: new DataView(bytes(item.data).buffer), colormap: "gray", opacity: item.opacity, cal_min: item.low, cal_max: item.high,
     colormap_label: item.colours && {lut: item.colours, min: 0, max: item.high, labels: []}});
   const start = async () => {
     const state = document.getElementById("viewer-state"), button = document.getElementById("start-viewer");
@@ -24,6 +24,9 @@
     state.textContent = "Loading";
     const volumes = JSON.parse(document.getElementById("viewer-volumes").textContent);
     volumes.forEach(volume);
+    for (const box of document.querySelectorAll("#viewer-layers input")) {
+      box.addEventListener("change", () => models["volume" + box.value].set("opacity", box.checked ? volumes[box.value].opacity : 0));
+    }
     const model = new Model({opts: {isRadiologicalConvention: true, backColor: [0, 0, 0, 1], show3Dcrosshair: true, crosshairWidth: 1},
       height: 520, volumes: volumes.map((_, index) => "IPY_MODEL_volume" + index), meshes: [], graph: null, scene: null, draw_lut: null,
       draw_opacity: 0.8, draw_fill_overwrites: true, background_masks_overlays: 0, overlay_outline_width: 0, overlay_alpha_shader: 1,
@@ -41,7 +44,4 @@
     }
   };
   document.getElementById("start-viewer").addEventListener("click", start);
-  for (const box of document.querySelectorAll("#viewer-layers input")) {
-    box.addEventListener("change", () => models["volume" + box.value].set("opacity", box.checked ? 1 : 0));
-  }
 })();
