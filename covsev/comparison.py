@@ -13,7 +13,7 @@ import numpy as np
 
 from covsev import labels
 from covsev.errors import CovsevError, GridMismatchError
-from covsev.label_conventions import LESIONS, LOBES, LUNGS
+from covsev.label_conventions import LESIONS_KIND, LOBES_KIND, LUNGS_KIND
 from covsev.label_recognition import LabelFile, parse_choices, recognise, translate
 from covsev.mask_agreement import LESION_TOLERANCE_MM, LUNG_TOLERANCE_MM, MaskAgreement, compare_masks
 from covsev.scan import read_labels, replacing
@@ -26,9 +26,9 @@ from covsev.score_agreement import (
 )
 from covsev.severity.score_table import SCORES
 
-_SUFFIXES = {LUNGS: labels.LUNGS_SUFFIX, LOBES: labels.LOBES_SUFFIX, LESIONS: labels.LESIONS_SUFFIX}
-_LABELS = {LUNGS: labels.LUNGS, LOBES: labels.LOBES, LESIONS: labels.LESIONS}
-_WHOLE = {LUNGS: "both_lungs", LOBES: "all_lobes", LESIONS: "infection"}
+_SUFFIXES = {LUNGS_KIND: labels.LUNGS_SUFFIX, LOBES_KIND: labels.LOBES_SUFFIX, LESIONS_KIND: labels.LESIONS_SUFFIX}
+_LABELS = {LUNGS_KIND: labels.LUNGS, LOBES_KIND: labels.LOBES, LESIONS_KIND: labels.LESIONS}
+_WHOLE = {LUNGS_KIND: "both_lungs", LOBES_KIND: "all_lobes", LESIONS_KIND: "infection"}
 Values = Mapping[str, Mapping[str, float | None]]
 """Values of scores by case and score id."""
 
@@ -154,7 +154,7 @@ def _compare_maps(
     structures = {_WHOLE[kind]: [array > 0 for array in maps]}
     if all(convention.kinds_known for convention in conventions):
         structures |= {label.name: [array == label.id for array in maps] for label in _LABELS[kind]}
-    tolerance_mm = LESION_TOLERANCE_MM if kind == LESIONS else LUNG_TOLERANCE_MM
+    tolerance_mm = LESION_TOLERANCE_MM if kind == LESIONS_KIND else LUNG_TOLERANCE_MM
     return [
         {"case": case, "kind": kind, "structure": name, "tolerance_mm": tolerance_mm}
         | asdict(compare_masks(r, p, files[0].affine, tolerance_mm=tolerance_mm))

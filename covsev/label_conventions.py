@@ -22,8 +22,8 @@ from covsev.labels import (
     RIGHT_UPPER,
 )
 
-LUNGS, LOBES, LESIONS = "lungs", "lobes", "lesions"
-KINDS = (LUNGS, LOBES, LESIONS)
+LUNGS_KIND, LOBES_KIND, LESIONS_KIND = "lungs", "lobes", "lesions"
+KINDS = (LUNGS_KIND, LOBES_KIND, LESIONS_KIND)
 
 
 @dataclass(frozen=True)
@@ -74,39 +74,44 @@ _MA = "Ma 2020, COVID-19-CT-Seg, doi 10.5281/zenodo.3757476"
 
 COVSEV = "covsev"
 CONVENTIONS = (
-    Convention(COVSEV, LUNGS, {1: _R, 2: _L}, source="docs/scores.md"),
-    Convention(COVSEV, LOBES, _SAME_LOBES, source="docs/scores.md"),
-    Convention(COVSEV, LESIONS, {1: _GGO, 2: _CONS}, source="docs/scores.md"),
-    Convention("lungmask", LUNGS, {1: _R, 2: _L}, source=_LUNGMASK),
-    Convention("lungmask", LOBES, _SAME_LOBES, source=_LUNGMASK),
-    Convention("totalsegmentator", LOBES, _TOTAL_V2, frozenset(range(1, 118)) - set(_TOTAL_V2), source=_TOTAL),
-    Convention("totalsegmentator-v1", LOBES, _TOTAL_V1, frozenset(range(1, 105)) - set(_TOTAL_V1), source=_TOTAL),
+    Convention(COVSEV, LUNGS_KIND, {1: _R, 2: _L}, source="docs/scores.md"),
+    Convention(COVSEV, LOBES_KIND, _SAME_LOBES, source="docs/scores.md"),
+    Convention(COVSEV, LESIONS_KIND, {1: _GGO, 2: _CONS}, source="docs/scores.md"),
+    Convention("lungmask", LUNGS_KIND, {1: _R, 2: _L}, source=_LUNGMASK),
+    Convention("lungmask", LOBES_KIND, _SAME_LOBES, source=_LUNGMASK),
+    Convention("totalsegmentator", LOBES_KIND, _TOTAL_V2, frozenset(range(1, 118)) - set(_TOTAL_V2), source=_TOTAL),
+    Convention("totalsegmentator-v1", LOBES_KIND, _TOTAL_V1, frozenset(range(1, 105)) - set(_TOTAL_V1), source=_TOTAL),
     Convention(
-        "totalsegmentator", LESIONS, {1: _GGO}, endings=("lung_covid_infiltrate",), kinds_known=False, source=_TOTAL
+        "totalsegmentator",
+        LESIONS_KIND,
+        {1: _GGO},
+        endings=("lung_covid_infiltrate",),
+        kinds_known=False,
+        source=_TOTAL,
     ),
-    Convention("medpseg", LUNGS, {1: _L, 2: _R}, endings=("_lr_lung",), source=_MEDPSEG),
-    Convention("medpseg", LOBES, _SAME_LOBES, source=_MEDPSEG),
+    Convention("medpseg", LUNGS_KIND, {1: _L, 2: _R}, endings=("_lr_lung",), source=_MEDPSEG),
+    Convention("medpseg", LOBES_KIND, _SAME_LOBES, source=_MEDPSEG),
     Convention(
         "medpseg",
-        LESIONS,
+        LESIONS_KIND,
         {2: _GGO, 3: _CONS},
         others=frozenset({1, 4, 5}),  # healthy lung, airway, vessel
         lung_values=frozenset({1}),
         endings=("_all_segmentations",),
         source=_MEDPSEG,
     ),
-    Convention("medpseg", LESIONS, {1: _GGO}, endings=("_findings",), kinds_known=False, source=_MEDPSEG),
-    Convention("covid19-ct-seg", LUNGS, {1: _L, 2: _R}, either_lung=3, source=_MA),
+    Convention("medpseg", LESIONS_KIND, {1: _GGO}, endings=("_findings",), kinds_known=False, source=_MEDPSEG),
+    Convention("covid19-ct-seg", LUNGS_KIND, {1: _L, 2: _R}, either_lung=3, source=_MA),
     Convention(
         "covid19-ct-seg",
-        LESIONS,
+        LESIONS_KIND,
         {3: _GGO},
         others=frozenset({1, 2}),
         lung_values=frozenset({1, 2}),
         kinds_known=False,
         source=_MA,
     ),
-    Convention("infection", LESIONS, {1: _GGO}, kinds_known=False, source="any mask of infection, 0 and 1"),
+    Convention("infection", LESIONS_KIND, {1: _GGO}, kinds_known=False, source="any mask of infection, 0 and 1"),
 )
 NAMES = tuple(dict.fromkeys(convention.name for convention in CONVENTIONS))
 

@@ -16,8 +16,8 @@ from covsev.label_conventions import (
     CONVENTIONS,
     COVSEV,
     KINDS,
-    LOBES,
-    LUNGS,
+    LOBES_KIND,
+    LUNGS_KIND,
     NAMES,
     TOTALSEGMENTATOR_FILES,
     Convention,
@@ -28,8 +28,8 @@ from covsev.scan import to_canonical
 _LABEL_TABLE = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[(\w+)\]\]>')
 _ON_ITS_SIDE = 0.9  # share of a lung's or lobes' voxels that lie on their side of the body
 _IN_LUNGS = 0.5  # share of the lungs that a map which includes lung must cover
-_LEFT_IDS = {LUNGS: {LEFT_LUNG.id}, LOBES: {lobe.id for lobe in LEFT_LOBES}}
-_RIGHT_IDS = {LUNGS: {RIGHT_LUNG.id}, LOBES: {lobe.id for lobe in RIGHT_LOBES}}
+_LEFT_IDS = {LUNGS_KIND: {LEFT_LUNG.id}, LOBES_KIND: {lobe.id for lobe in LEFT_LOBES}}
+_RIGHT_IDS = {LUNGS_KIND: {RIGHT_LUNG.id}, LOBES_KIND: {lobe.id for lobe in RIGHT_LOBES}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +132,9 @@ def _stated(file: LabelFile, kind: str) -> Convention | None:
         return convention if file.values.max(initial=0) <= max(convention.ids) else None
     for extension in file.header.extensions:
         table = {label.decode(): int(key) for key, label in _LABEL_TABLE.findall(bytes(extension.get_content()))}
-        if kind == LOBES and set(TOTALSEGMENTATOR_FILES) <= set(table):
+        if kind == LOBES_KIND and set(TOTALSEGMENTATOR_FILES) <= set(table):
             ids = {table[label]: id_ for label, id_ in TOTALSEGMENTATOR_FILES.items()}
-            return Convention("totalsegmentator", LOBES, ids, frozenset(range(256)) - set(ids))
+            return Convention("totalsegmentator", LOBES_KIND, ids, frozenset(range(256)) - set(ids))
     return None
 
 
@@ -152,10 +152,10 @@ def _short(values: Sequence[int]) -> str:
 
 def _plausible(row: Convention, file: LabelFile, values: Sequence[int], lungs: NDArray[np.uint8] | None) -> bool:
     """Whether right and left, and what is said to be lung, lie where they should."""
-    if row.kind == LOBES and len(row.others) and not set(row.ids) <= set(values):
+    if row.kind == LOBES_KIND and len(row.others) and not set(row.ids) <= set(values):
         return False
     profile = _profile(file)
-    if row.kind in (LUNGS, LOBES):
+    if row.kind in (LUNGS_KIND, LOBES_KIND):
         left = [value for value, id_ in row.ids.items() if id_ in _LEFT_IDS[row.kind]]
         right = [value for value, id_ in row.ids.items() if id_ in _RIGHT_IDS[row.kind]]
         return _apart(profile, left, right)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from covsev.errors import GridMismatchError, LabelError
 from covsev.label_conventions import (
-    LESIONS,
-    LOBES,
-    LUNGS,
+    LESIONS_KIND,
+    LOBES_KIND,
+    LUNGS_KIND,
     MEDPSEG_FILES,
     TOTALSEGMENTATOR_FILES,
     Convention,
@@ -99,20 +99,20 @@ def read_masks(
     method: dict[str, str] = {}
     lobe_map = None
     if lobes is not None:
-        lobe_map = _translated(fit(_read(lobes, TOTALSEGMENTATOR_FILES)), LOBES, chosen, method)
+        lobe_map = _translated(fit(_read(lobes, TOTALSEGMENTATOR_FILES)), LOBES_KIND, chosen, method)
     if lungs is not None:
         lung_map = _lungs(fit(_read(lungs, {})), chosen, grid, method)
     elif lobe_map is not None:
-        lung_map, method[LUNGS] = _LUNG_OF_LOBE[lobe_map], "the union of the lobes"
+        lung_map, method[LUNGS_KIND] = _LUNG_OF_LOBE[lobe_map], "the union of the lobes"
     else:
         lung_map = _lungs_in_lesions(lesion_file, chosen, grid, method)
     convention = _lesion_convention(lesion_file, chosen, lung_map)
     origin = "files of medpseg" if lesions.is_dir() else f"labels of {convention.name}"
-    method[LESIONS] = f"{lesions}, {origin}"
+    method[LESIONS_KIND] = f"{lesions}, {origin}"
     lesion_map, kinds_known = translate(lesion_file, convention), convention.kinds_known
     if not kinds_known and ct is not None:
         lesion_map = np.where((lesion_map > 0) & (ct.hu > CONSOLIDATION_HU), np.uint8(CONSOLIDATION.id), lesion_map)
-        method[LESIONS] += f"; consolidation: lesion above {CONSOLIDATION_HU} HU, the rest ground-glass opacity"
+        method[LESIONS_KIND] += f"; consolidation: lesion above {CONSOLIDATION_HU} HU, the rest ground-glass opacity"
         kinds_known = True
     return Masks(grid, ct is not None, lung_map, lobe_map, lesion_map, kinds_known, method)
 
@@ -199,8 +199,8 @@ def _translated(file: LabelFile, kind: str, chosen: Mapping[str, str], method: d
 
 
 def _lungs(file: LabelFile, chosen: Mapping[str, str], grid: Scan, method: dict[str, str]) -> NDArray[np.uint8]:
-    convention = recognise(file, LUNGS, name=chosen.get(LUNGS))
-    method[LUNGS] = f"{file.path}, labels of {convention.name}"
+    convention = recognise(file, LUNGS_KIND, name=chosen.get(LUNGS_KIND))
+    method[LUNGS_KIND] = f"{file.path}, labels of {convention.name}"
     lungs = translate(file, convention)
     if convention.either_lung is None:
         return lungs
@@ -213,13 +213,13 @@ def _lungs_in_lesions(
     convention = _lesion_convention(file, chosen, None)
     if len(convention.lung_values) != 2:
         raise LabelError(f"{file.path}: holds no right and left lung; give --lungs or --lobes too")
-    return _lungs(file, {LUNGS: convention.name}, grid, method)
+    return _lungs(file, {LUNGS_KIND: convention.name}, grid, method)
 
 
 def _lesion_convention(file: LabelFile, chosen: Mapping[str, str], lungs: NDArray[np.uint8] | None) -> Convention:
     if file.path.is_dir():
-        return recognise(file, LESIONS, name="covsev")
-    return recognise(file, LESIONS, name=chosen.get(LESIONS), lungs=lungs)
+        return recognise(file, LESIONS_KIND, name="covsev")
+    return recognise(file, LESIONS_KIND, name=chosen.get(LESIONS_KIND), lungs=lungs)
 
 
 def _to_nearer_lung(
