@@ -158,7 +158,6 @@ def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
         "method": content.get("method", {}),
         "networks": content.get("networks", {}),
         "weights": content.get("weights", NO_VALUE),
-        "seconds": content.get("seconds", {}),
         "noise_floor_ml": content.get("noise_floor_ml"),
         "extras": {plain(key): plain_tree(value) for key, value in content.items() if key not in _SHOWN},
     }
