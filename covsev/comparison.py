@@ -148,7 +148,8 @@ def _compare_maps(
     if files[0].values.shape != files[1].values.shape or not np.allclose(files[0].affine, files[1].affine, atol=1e-3):
         raise GridMismatchError(f"{paths[1]}: another grid than its reference {paths[0]}; resample one of them first")
     conventions = [
-        recognise(file, kind, name=parse_choices(choice).get(kind)) for file, choice in zip(files, choices, strict=True)
+        recognise(file, kind, name=parse_choices(choice).get(kind), option=option)
+        for file, choice, option in zip(files, choices, ("--ref-labels", "--pred-labels"), strict=True)
     ]
     maps = [translate(file, convention) for file, convention in zip(files, conventions, strict=True)]
     structures = {_WHOLE[kind]: [array > 0 for array in maps]}
@@ -180,7 +181,7 @@ def read_scores(path: Path) -> dict[str, dict[str, float | None]]:
             content = json.loads(path.read_text(encoding="utf-8"))
             return {content["case"]: {id_: score["value"] for id_, score in content["scores"].items()}}
         if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as stream:
+            with path.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a byte-order mark
                 return {row["case"]: _numbers(row) for row in csv.DictReader(stream)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CovsevError(f"{path}: not a result of covsev ({type(error).__name__}: {error})") from error

@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 from covsev.labels import (
     CONSOLIDATION,
     GROUND_GLASS,
+    INFECTION_SUFFIX,
     LEFT_LOWER,
     LEFT_LUNG,
     LEFT_UPPER,
+    LESIONS_SUFFIX,
+    LOBES_SUFFIX,
+    LUNGS_SUFFIX,
     RIGHT_LOWER,
     RIGHT_LUNG,
     RIGHT_MIDDLE,
@@ -72,7 +76,7 @@ _TOTAL = "github.com/wasserth/TotalSegmentator, map_to_binary.py"
 _MEDPSEG = "github.com/MICLab-Unicamp/medpseg, pipeline.py"
 _MA = "Ma 2020, COVID-19-CT-Seg, doi 10.5281/zenodo.3757476"
 
-COVSEV = "covsev"
+COVSEV, INFECTION = "covsev", "infection"
 CONVENTIONS = (
     Convention(COVSEV, LUNGS_KIND, {1: _R, 2: _L}, source="docs/scores.md"),
     Convention(COVSEV, LOBES_KIND, _SAME_LOBES, source="docs/scores.md"),
@@ -111,8 +115,15 @@ CONVENTIONS = (
         kinds_known=False,
         source=_MA,
     ),
-    Convention("infection", LESIONS_KIND, {1: _GGO}, kinds_known=False, source="any mask of infection, 0 and 1"),
+    Convention(INFECTION, LESIONS_KIND, {1: _GGO}, kinds_known=False, source="any mask of infection, 0 and 1"),
 )
+OWN_FILES = {
+    LUNGS_SUFFIX: (LUNGS_KIND, COVSEV),
+    LOBES_SUFFIX: (LOBES_KIND, COVSEV),
+    LESIONS_SUFFIX: (LESIONS_KIND, COVSEV),
+    INFECTION_SUFFIX: (LESIONS_KIND, INFECTION),
+}
+"""Kind and convention of the maps that covsev writes, by the ending of the file's name."""
 NAMES = tuple(dict.fromkeys(convention.name for convention in CONVENTIONS))
 
 TOTALSEGMENTATOR_FILES = {

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from covsev.errors import LabelError
 from covsev.label_conventions import (
     CONVENTIONS,
-    COVSEV,
     KINDS,
     LOBES_KIND,
     LUNGS_KIND,
     NAMES,
+    OWN_FILES,
     TOTALSEGMENTATOR_FILES,
     Convention,
 )
@@ -65,7 +65,12 @@ def parse_choices(choices: Sequence[str]) -> dict[str, str]:
 
 
 def recognise(
-    file: LabelFile, kind: str, *, name: str | None = None, lungs: NDArray[np.uint8] | None = None
+    file: LabelFile,
+    kind: str,
+    *,
+    name: str | None = None,
+    lungs: NDArray[np.uint8] | None = None,
+    option: str = "--labels",
 ) -> Convention:
     """The convention that ``file`` follows.
 
@@ -74,9 +79,11 @@ def recognise(
         kind: ``lungs``, ``lobes`` or ``lesions``.
         name: the convention's name, if the caller knows it.
         lungs: (X, Y, Z) lung labels on the same grid, for lesion maps that may hold lung as well.
+        option: of the command line, by which a user names the convention; for the message of an error.
 
     Raises:
-        LabelError: if no convention fits, or several that mean different things.
+        LabelError: if no convention fits, several do that mean different things, or covsev wrote the file as another
+            kind of map.
     """
     stated = None if name else _stated(file, kind)
     if stated is not None:
@@ -84,7 +91,7 @@ def recognise(
     rows = [row for row in CONVENTIONS if row.kind == kind and name in (None, row.name)]
     if not rows:
         raise LabelError(f"{file.path}: {name} has no {kind}; known for {kind}: {_names(kind)}")
-    stem = file.path.name.split(".nii")[0].split(".nrrd")[0].split(".mh")[0]
+    stem = _stem(file.path)
     rows = [row for row in rows if stem.endswith(row.endings or ("\n",))] or rows
     values = values_in(file.values)
     fitting = [row for row in rows if row.allows(values)]
@@ -98,7 +105,7 @@ def recognise(
     raise LabelError(
         f"{file.path}: values {_short(values)} could mean different {kind} "
         f"({', '.join(dict.fromkeys(row.name for row in fitting)) or 'none fits the places in the body'}); "
-        f"say which with --labels {kind}=NAME"
+        f"say which with {option} {kind}=NAME"
     )
 
 
@@ -128,14 +135,30 @@ def _stated(file: LabelFile, kind: str) -> Convention | None:
     if file.header is None:
         return None
     if bytes(file.header["descrip"]).startswith(b"covsev "):
-        convention = next(row for row in CONVENTIONS if (row.name, row.kind) == (COVSEV, kind))
-        return convention if file.values.max(initial=0) <= max(convention.ids) else None
+        return _own(file, kind)
     for extension in file.header.extensions:
         table = {label.decode(): int(key) for key, label in _LABEL_TABLE.findall(bytes(extension.get_content()))}
         if kind == LOBES_KIND and set(TOTALSEGMENTATOR_FILES) <= set(table):
             ids = {table[label]: id_ for label, id_ in TOTALSEGMENTATOR_FILES.items()}
             return Convention("totalsegmentator", LOBES_KIND, ids, frozenset(range(256)) - set(ids))
     return None
+
+
+def _own(file: LabelFile, kind: str) -> Convention | None:
+    """The convention of a map that covsev wrote, as its file's name says; ``None`` for another name or other values."""
+    stem = _stem(file.path)
+    for suffix, (own_kind, name) in OWN_FILES.items():
+        if not stem.endswith(_stem(Path(suffix))):
+            continue
+        if own_kind != kind:
+            raise LabelError(f"{file.path}: covsev wrote this file as {own_kind}; it cannot stand for {kind}")
+        convention = next(row for row in CONVENTIONS if (row.name, row.kind) == (name, kind))
+        return convention if file.values.max(initial=0) <= max(convention.ids) else None
+    return None
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".nii")[0].split(".nrrd")[0].split(".mh")[0]
 
 
 def _names(kind: str) -> str:

@@ -118,7 +118,8 @@ def read_masks(
 
 
 def _case_of(path: Path) -> str:
-    name = path.resolve().name
+    """Name of the scan; that of a link, not of what it leads to, which may be named after a checksum."""
+    name = path.resolve().name if path.name in ("", "..") else path.name
     for suffix in sorted((*OUTPUT_SUFFIXES, *VOLUME_SUFFIXES), key=len, reverse=True):
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix)

@@ -135,5 +135,5 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
 def _rows_of_others(path: Path, case: str) -> list[Mapping[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
+    with path.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a byte-order mark
         return [line for line in csv.DictReader(stream) if line["case"] != case]

@@ -120,6 +120,14 @@ def test_directories_of_plain_names_need_the_kind(phantom, tmp_path):
         compare(tmp_path / "ref" / "x.nii.gz", tmp_path / "pred" / "x.nii.gz")
 
 
+@pytest.mark.parametrize(("side", "option"), [("ref", "--ref-labels"), ("pred", "--pred-labels")])
+def test_an_ambiguous_map_is_refused_with_the_option_of_its_side(phantom, tmp_path, side, option):
+    for folder in ("ref", "pred"):
+        save(tmp_path / folder, phantom, "a.nii.gz" if folder == side else "a_lesions.nii.gz", phantom.lesions > 0)
+    with pytest.raises(CovsevError, match=rf"say which with {option} lesions=NAME"):
+        compare(tmp_path / "ref", tmp_path / "pred", kind="lesions")
+
+
 def test_another_grid_is_refused(phantom, tmp_path):
     reference = save(tmp_path / "ref", phantom, "a_lungs.nii.gz", phantom.lungs)
     other = phantom.scan.affine.copy()
@@ -156,6 +164,12 @@ def test_a_radiologists_table_may_hold_one_score(results, tmp_path):
         row for row in compare(table, results / "pred" / "severity.csv").scores if row["score"] == "ctss25_pan2020"
     ]
     assert (row["pairs"], row["left_out"]) == (4, 1)
+
+
+def test_a_spreadsheets_table_with_a_byte_order_mark_is_read(tmp_path):
+    table = tmp_path / "reader.csv"
+    table.write_text("case,ctss25_pan2020\np0,1\n", encoding="utf-8-sig")
+    assert read_scores(table) == {"p0": {"ctss25_pan2020": 1}}
 
 
 @pytest.mark.parametrize(

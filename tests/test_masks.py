@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,7 @@ from covsev.label_conventions import CONVENTIONS, TOTALSEGMENTATOR_FILES
 from covsev.label_recognition import LabelFile, parse_choices, recognise, translate, values_in
 from covsev.masks import read_masks
 from covsev.phantom import make_phantom
-from covsev.scan import save_labels
+from covsev.scan import read_labels, save_labels
 from covsev.scoring import score_masks
 
 LPS = np.diag([-3.0, -3.0, 4.0, 1.0])
@@ -175,6 +176,36 @@ def test_an_empty_lesion_mask_needs_no_convention(save, ours, phantom):
     assert report.scores["ctss40_yang2020"].reason == "no lobe map was given"
 
 
+def test_our_binary_infection_mask_does_not_tell_kinds_apart(ours, phantom):
+    path = ours["lungs"].with_name("phantom_infection.nii.gz")
+    save_labels((phantom.lesions > 0).astype(np.uint8), phantom.scan, path)
+    masks = read_masks(path, lungs=ours["lungs"])
+    assert not masks.kinds_known
+    assert masks.method["lesions"].endswith("labels of infection")
+    np.testing.assert_array_equal(masks.lesions > 0, phantom.lesions > 0)
+
+
+def test_our_header_is_not_believed_under_another_name(ours, tmp_path):
+    """Renamed lesions are recognised by their values; a renamed mask of ones is ambiguous."""
+    renamed = ours["lesions"].rename(tmp_path / "week1.nii.gz")
+    assert read_masks(renamed, lungs=ours["lungs"]).kinds_known
+    file = LabelFile(renamed, *read_labels(renamed))
+    with pytest.raises(LabelError, match="could mean different lesions"):
+        recognise(replace(file, values=(file.values > 0).astype(np.uint8)), "lesions")
+
+
+def test_a_case_is_named_after_a_link_not_after_its_target(ours, tmp_path):
+    stored = ours["lesions"].rename(tmp_path / "MD5E-s123--abc.nii.gz")
+    ours["lesions"].symlink_to(stored)
+    assert read_masks(**ours).scan.case == "phantom"
+
+
+def test_the_folder_that_one_is_in_gives_its_own_name(save, ours, phantom, monkeypatch):
+    folder = save("m/a_ggo.nii.gz", (phantom.lesions == 1).astype(np.uint8)).parent
+    monkeypatch.chdir(folder)
+    assert read_masks(Path(), lungs=ours["lungs"]).scan.case == "m"
+
+
 # ---- refused, not guessed -----------------------------------------------------------------------------------------
 
 
@@ -184,6 +215,12 @@ def test_a_mask_of_ones_could_be_ground_glass_or_any_infection(save, ours, phant
         LabelError, match=r"values 1 could mean different lesions .*say which with --labels lesions=NAME"
     ):
         read_masks(binary, lungs=ours["lungs"])
+
+
+@pytest.mark.parametrize(("written", "given"), [("lungs", "lobes"), ("lungs", "lesions"), ("lobes", "lungs")])
+def test_our_map_of_another_kind_is_refused(ours, written, given):
+    with pytest.raises(LabelError, match=f"covsev wrote this file as {written}; it cannot stand for {given}"):
+        read_masks(**ours | {given: ours[written]})
 
 
 def test_lungs_of_one_value_could_be_either_side(save, ours, phantom):

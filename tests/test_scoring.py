@@ -79,9 +79,17 @@ def test_rows_of_other_scans_stay_in_the_table(files, tmp_path):
     assert rows[0]["ctss25_pan2020"] == ""  # no lobes: empty, not 0
 
 
+def test_a_table_with_a_byte_order_mark_is_continued(files, tmp_path):
+    table = tmp_path / "severity.csv"
+    table.write_text("case,po_chaganti2020\nfirst,1\n", encoding="utf-8-sig")
+    assert run(*arguments(files, tmp_path, "lesions", "lungs"), "--case", "second").exit_code == 0
+    with table.open(newline="") as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["first", "second"]
+
+
 def test_a_failed_check_stops_the_scores_and_exits_with_1(phantom, files, tmp_path):
-    save_labels(np.where(phantom.lungs > 0, 3 - phantom.lungs, 0), phantom.scan, tmp_path / "swapped.nii.gz")
-    result = run(*arguments(files, tmp_path, "lesions"), "--lungs", str(tmp_path / "swapped.nii.gz"))
+    save_labels(np.where(phantom.lungs > 0, 3 - phantom.lungs, 0), phantom.scan, tmp_path / "swapped_lungs.nii.gz")
+    result = run(*arguments(files, tmp_path, "lesions"), "--lungs", str(tmp_path / "swapped_lungs.nii.gz"))
     assert result.exit_code == 1
     assert "fail: sides_swapped" in result.output
     content = json.loads((tmp_path / "a_severity.json").read_text())
