@@ -6,10 +6,12 @@ import gzip
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from covsev import labels
@@ -18,7 +20,7 @@ from covsev.batch import assess_directory
 from covsev.bundle_run import assess_scans, refuse_unknown_overrides, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
-from covsev.options import INFECTION_BUNDLE, Options
+from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, Options
 from covsev.scan import load_scan
 
 SEVERITY = str(INFECTION_BUNDLE.with_name("covid_severity_ct") / "configs" / "inference.yaml")
@@ -51,6 +53,19 @@ def test_the_severity_bundle_does_what_the_command_line_does(small_scan, bright_
     assert "1 of 2 scans failed; see " in done.stderr
     result = assess_directory(tmp_path, tmp_path / "out", bundle=bright_bundle)
     assert result.skipped == 1
+
+
+def test_the_severity_bundle_has_the_options_and_the_network_of_the_command_line():
+    parser = ConfigParser()
+    parser.read_config(SEVERITY)
+    assert parser.get_parsed_content("options") == Options()
+    assert parser.get_parsed_content("lesion_bundle") == str(DEFAULT_BUNDLE)
+    for name, default in asdict(Options()).items():
+        changed = not default if isinstance(default, bool) else default + 1
+        parser.read_config(SEVERITY)
+        parser[name] = changed
+        parser.parse(reset=True)
+        assert parser.get_parsed_content("options") == replace(Options(), **{name: changed})
 
 
 def test_the_severity_bundle_wants_both_folders():
