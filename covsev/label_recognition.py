@@ -98,7 +98,8 @@ def recognise(
     if not fitting:
         raise LabelError(f"{file.path}: values {_short(values)} are those of no known {kind} map ({_names(kind)})")
     if len({row.meaning(values) for row in fitting}) > 1:
-        fitting = [row for row in fitting if _plausible(row, file, values, lungs)]
+        profile = _profile(file)
+        fitting = [row for row in fitting if _plausible(row, file, values, profile, lungs)]
     meanings = {row.meaning(values) for row in fitting}
     if len(meanings) == 1:
         return fitting[0]
@@ -173,11 +174,16 @@ def _short(values: Sequence[int]) -> str:
 # ---- places in the body ------------------------------------------------------------------------------------------
 
 
-def _plausible(row: Convention, file: LabelFile, values: Sequence[int], lungs: NDArray[np.uint8] | None) -> bool:
+def _plausible(
+    row: Convention,
+    file: LabelFile,
+    values: Sequence[int],
+    profile: NDArray[np.int64],
+    lungs: NDArray[np.uint8] | None,
+) -> bool:
     """Whether right and left, and what is said to be lung, lie where they should."""
     if row.kind == LOBES_KIND and len(row.others) and not set(row.ids) <= set(values):
         return False
-    profile = _profile(file)
     if row.kind in (LUNGS_KIND, LOBES_KIND):
         left = [value for value, id_ in row.ids.items() if id_ in _LEFT_IDS[row.kind]]
         right = [value for value, id_ in row.ids.items() if id_ in _RIGHT_IDS[row.kind]]
@@ -192,12 +198,16 @@ def _plausible(row: Convention, file: LabelFile, values: Sequence[int], lungs: N
     return not _on_one_side(profile, row.lung_values)
 
 
+def _sampled(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Every so many voxels of a map, some 128 along an axis: enough to see where things lie."""
+    return labels[tuple(slice(None, None, max(1, side // 128)) for side in labels.shape)]
+
+
 def _profile(file: LabelFile) -> NDArray[np.int64]:
-    """(256, X) voxels of each value at each canonical x, which grows to the patient's left."""
-    labels = to_canonical(file.values, file.affine)
-    profile = np.zeros((256, len(labels)), dtype=np.int64)
-    for x, plane in enumerate(labels):
-        profile[:, x] = np.bincount(plane.ravel(), minlength=256)
+    """(256, X) sampled voxels of each value at each canonical x, which grows to the patient's left."""
+    labels = to_canonical(_sampled(file.values), file.affine)
+    columns = labels.astype(np.int64) + 256 * np.arange(len(labels))[:, None, None]
+    profile = np.bincount(columns.ravel(), minlength=256 * len(labels)).reshape(len(labels), 256).T
     profile[0] = 0
     return profile
 
@@ -227,5 +237,5 @@ def _on_one_side(profile: NDArray[np.int64], values: Iterable[int]) -> bool:
 def _covered(labels: NDArray[np.uint8], values: Iterable[int], lungs: NDArray[np.uint8]) -> float:
     table = np.zeros(256, dtype=bool)
     table[list(values)] = True
-    inside = lungs > 0
-    return float(np.count_nonzero(table[labels[inside]]) / max(1, int(np.count_nonzero(inside))))
+    inside = _sampled(lungs) > 0
+    return float(np.count_nonzero(table[_sampled(labels)[inside]]) / max(1, int(np.count_nonzero(inside))))
