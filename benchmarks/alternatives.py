@@ -1,0 +1,91 @@
+"""What means over flips and grids, and other thresholds, would give on the held-out slices; none of it ships.
+
+    python benchmarks/alternatives.py COVID_SEMISEG --folds runs/cross_validation
+
+Needs the weights of `benchmarks/cross_validate.py`. Prints the mean Dice over all slices at threshold 0.5, and what a
+fixed grey threshold in place of the multi network gives at the bundle's own threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from covsev.lesion_model import LesionModel, load_model, resize_slices
+from covsev.lesions import lesion_labels
+from covsev.options import INFECTION_BUNDLE
+from covsev.training.evaluation import read_grey, read_labels
+from covsev.training.folds import FOLDS
+from covsev.training.manifests import load_datalist
+from covsev.training.metrics import case_metrics, lesion_metrics
+
+GRIDS = (256, 352)
+GREYS = (150, 170)
+THRESHOLDS = np.arange(0.05, 1, 0.05)
+
+
+def turned(image: Tensor) -> Iterator[tuple[Tensor, int, bool]]:
+    """The eight orientations of an image (1, 1, H, W), with what was done."""
+    for quarters in range(4):
+        for mirrored in (False, True):
+            result = torch.rot90(image, quarters, (2, 3))
+            yield (result.flip(3) if mirrored else result), quarters, mirrored
+
+
+@torch.inference_mode()
+def probabilities(model: LesionModel, grey: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Infection probability (H, W) of a slice, as it ships and by each alternative."""
+    image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
+    size = (grey.shape[0], grey.shape[1])
+    flips = []
+    for view, quarters, mirrored in turned(model.preprocessing.resize(image)):
+        found = model.infection(view)
+        flips.append(torch.rot90(found.flip(3) if mirrored else found, -quarters, (2, 3)))
+    grids = [resize_slices(model.infection(resize_slices(image, (side, side))), size) for side in GRIDS]
+    maps = {
+        "as it ships": model.postprocessing(flips[0], size),
+        "mean over flips and turns": model.postprocessing(torch.stack(flips).mean(0), size),
+        "mean over grids": torch.stack(grids).mean(0).clamp(0, 1).numpy(),
+    }
+    return {name: np.asarray(found[0, 0]) for name, found in maps.items()}
+
+
+def evaluate(model: LesionModel, record: Mapping[str, Any]) -> dict[str, float]:
+    """Dice of one slice by each alternative."""
+    grey, kinds = read_grey(record["image"]), read_labels(record["lesions"])
+    infected = read_grey(record["infection"]) > 127
+    maps = probabilities(model, grey)
+    shipped = maps["as it ships"]
+    dice = {name: case_metrics(found, infected).dice for name, found in maps.items()}
+    dice["best threshold of each slice"] = max(case_metrics(shipped, infected, threshold=t).dice for t in THRESHOLDS)
+    for level in GREYS:
+        labels = lesion_labels(shipped >= model.postprocessing.threshold, grey > level)
+        apart = lesion_metrics(labels, kinds)
+        dice |= {f"{kind} by grey above {level}": apart[kind].dice for kind in ("ground_glass", "consolidation")}
+    return dice
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--folds", type=Path, required=True, help="output of cross_validate.py")
+    parser.add_argument("--manifest", default="covid_semiseg")
+    options = parser.parse_args()
+    rows = []
+    for fold in range(FOLDS):
+        model = load_model(INFECTION_BUNDLE, checkpoint=options.folds / f"fold{fold}" / "model.pt", runtime="torch")
+        records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
+        rows += [evaluate(model, record) for record in records]
+    for name in rows[0]:
+        print(f"{np.mean([row[name] for row in rows]):.3f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
