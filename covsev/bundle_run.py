@@ -18,11 +18,11 @@ from covsev import labels
 from covsev.anatomy.lungs import segment_lungs
 from covsev.batch import assess_directory
 from covsev.errors import BundleError, CovsevError, ScanError
+from covsev.labels import SLICE_SUFFIXES
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions, segment_slice
 from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels, with_unique_cases
 
-SLICE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _log = logging.getLogger(__name__)
 

@@ -92,6 +92,8 @@ CONSOLIDATION_HU = -200
 LUNG_WINDOW_HU = (-1350, 150)
 """Level -600, width 1500: the window in which lung is looked at."""
 
+SLICE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of 2-D 8-bit slices."""
 LUNGS_SUFFIX = "_lungs.nii.gz"
 LOBES_SUFFIX = "_lobes.nii.gz"
 LESIONS_SUFFIX = "_lesions.nii.gz"

@@ -68,16 +68,20 @@ class SegmentationLoss(_Loss):
         return (iou_loss + self.bce_factor * weighted_bce).mean()
 
 
-class InfNetLoss(_Loss):
+class _OfSegmentation(_Loss):
+    """A loss that applies another one to segmentation maps; :class:`SegmentationLoss` if none is given."""
+
+    def __init__(self, segmentation: nn.Module | None = None):
+        super().__init__()
+        self.segmentation = segmentation if segmentation is not None else SegmentationLoss()
+
+
+class InfNetLoss(_OfSegmentation):
     """L_total = L_seg(S_g) + L_edge + the sum of L_seg(S_i) for i = 3, 4, 5.
 
     Args:
         segmentation: loss of each map against the lesion target.
     """
-
-    def __init__(self, segmentation: nn.Module | None = None):
-        super().__init__()
-        self.segmentation = segmentation if segmentation is not None else SegmentationLoss()
 
     def forward(self, outputs: InfNetOutput, target: Tensor) -> Tensor:
         """Total loss.
@@ -92,16 +96,12 @@ class InfNetLoss(_Loss):
         return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)
 
 
-class SingleOutputLoss(_Loss):
+class SingleOutputLoss(_OfSegmentation):
     """L_seg of a network with one output, such as a U-Net, for the labels that InfNet is trained on.
 
     Args:
         segmentation: loss of the output against the lesion target.
     """
-
-    def __init__(self, segmentation: nn.Module | None = None):
-        super().__init__()
-        self.segmentation = segmentation if segmentation is not None else SegmentationLoss()
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of the lesion channels; the edge map is left out.

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from covsev.labels import SLICE_SUFFIXES
 from covsev.training.folds import FOLDS, assign_folds, same_patient_groups
 
 _THUMBNAIL = (64, 64)
-SLICE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", *SLICE_SUFFIXES)
 
 T = TypeVar("T")

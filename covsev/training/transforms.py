@@ -25,10 +25,9 @@ from monai.transforms import (
 from PIL import Image
 from torch import Tensor
 
-from covsev.labels import LESIONS
+from covsev.labels import LESIONS, SLICE_SUFFIXES
 from covsev.lesion_model import resize_slices
 from covsev.training.augmentation import geometric_augmentation, intensity_augmentation
-from covsev.training.records import SLICE_SUFFIXES
 
 
 class ResizeSliced(MapTransform):

@@ -17,9 +17,9 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientati
 from numpy.typing import NDArray
 
 from covsev.anatomy.lungs import lung_box, segment_lungs
-from covsev.labels import CONSOLIDATION
+from covsev.labels import CONSOLIDATION, SLICE_SUFFIXES
 from covsev.scan import Scan, canonical_spacing_mm
-from covsev.training.records import SLICE_SUFFIXES, stem_of
+from covsev.training.records import stem_of
 
 LABEL_KEYS = ("infection", "lesions")
 Record = Mapping[str, Any]
