@@ -45,19 +45,21 @@ class SegmentationLoss(_Loss):
         self.boundary_strength = boundary_strength
         self.kernel = kernel
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean over batch and channels.
 
         Args:
             logits: (B, C, H, W).
             target: (B, C, H, W) binary, as float.
+            weights: (B, C, H, W) of :meth:`weights`, where they are known already.
 
         Raises:
             ValueError: if the shapes differ.
         """
         if logits.shape != target.shape:
             raise ValueError(f"target has shape {tuple(target.shape)}, but logits have shape {tuple(logits.shape)}")
-        weights = boundary_weights(target, strength=self.boundary_strength, kernel=self.kernel)
+        if weights is None:
+            weights = self.weights(target)
         pixels = (2, 3)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         weighted_bce = (weights * bce).sum(pixels) / weights.sum(pixels)
@@ -66,6 +68,10 @@ class SegmentationLoss(_Loss):
         union = (weights * (prob + target - prob * target)).sum(pixels)
         iou_loss = 1 - (intersection + 1) / (union + 1)  # the published smoothing of one pixel
         return (iou_loss + self.bce_factor * weighted_bce).mean()
+
+    def weights(self, target: Tensor) -> Tensor:
+        """Boundary weights (B, C, H, W) of a target."""
+        return boundary_weights(target, strength=self.boundary_strength, kernel=self.kernel)
 
 
 class _OfSegmentation(_Loss):
@@ -92,7 +98,8 @@ class InfNetLoss(_OfSegmentation):
         """
         lesion, edge = target[:, :-1], target[:, -1:]
         maps = (outputs.sg, outputs.s5, outputs.s4, outputs.s3)
-        segmentation = sum(self.segmentation(logits, lesion) for logits in maps)
+        shared = (self.segmentation.weights(lesion),) if isinstance(self.segmentation, SegmentationLoss) else ()
+        segmentation = sum(self.segmentation(logits, lesion, *shared) for logits in maps)
         return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)
 
 

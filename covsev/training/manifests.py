@@ -43,6 +43,11 @@ def load_datalist(
     return [_resolve(record, Path(dataset_dir)) for record in records]
 
 
+def load_optional_datalist(manifest: str | Path, dataset_dir: str | Path | None) -> list[dict[str, Any]]:
+    """As :func:`load_datalist` for training on all records; none if ``dataset_dir`` is ``None``."""
+    return [] if dataset_dir is None else load_datalist(manifest, dataset_dir)
+
+
 def _find_manifest(manifest: str | Path) -> Traversable:
     shipped = resources.files("covsev.data_manifests") / f"{manifest}.json"
     return shipped if shipped.is_file() else Path(manifest)

@@ -56,8 +56,9 @@ class VolumeSlicing:
         """Records of slices from records of slices, stacks and volumes, in their order.
 
         A record of a picture stays as it is. A record with ``slice`` is one slice of a stack without geometry: it is
-        cropped to its ``lungs``, if it has them. A volume gives a record for each axial slice that holds lung; the
-        lungs are those of the record, or segmented.
+        cropped to its ``lungs``, if it has them. A volume gives a record for each axial slice that holds lung, or for
+        those of them whose numbers, counted from the feet, stand in ``levels``; the lungs are those of the record, or
+        segmented.
 
         Args:
             records: of :func:`covsev.training.manifests.load_datalist`.
@@ -85,7 +86,8 @@ class VolumeSlicing:
         """The volume or the whole stack of a record, in HU.
 
         Values in 0..255 are brought back to HU by the window. Lesion labels above 2, pleural effusion in public
-        datasets, are background. Where there is no infection mask, infection is where lesion labels are.
+        datasets, are background. Where there is no infection mask, infection is where lesion labels are. A record
+        with ``infected`` false has no mask: it has no infection anywhere in its slices.
 
         Raises:
             ValueError: if a mask has another grid than its image.
@@ -101,7 +103,8 @@ class VolumeSlicing:
         path = Path(record["image"])
         affine = np.asarray(loaded["image"].affine, dtype=np.float64)
         scan = Scan(self._hu(arrays["image"]), affine, stem_of(path), path)
-        return LabelledVolume(scan, arrays["lungs"] > 0 if "lungs" in arrays else None, _labels(arrays))
+        labels = _labels(arrays) if record.get("infected", True) else _no_labels(scan.hu.shape)
+        return LabelledVolume(scan, arrays["lungs"] > 0 if "lungs" in arrays else None, labels)
 
     def _hu(self, values: NDArray[Any]) -> NDArray[np.float32]:
         low, high = self.hu_window
@@ -112,7 +115,8 @@ class VolumeSlicing:
     def _axial(self, record: Record, volume: LabelledVolume) -> Iterator[dict[str, Any]]:
         lungs = lungs_of(volume)
         x, y, _ = lung_box(lungs.astype(np.uint8), self.lung_margin_mm, canonical_spacing_mm(volume.scan))
-        for level in np.flatnonzero(lungs.any(axis=(0, 1))):
+        levels = np.flatnonzero(lungs.any(axis=(0, 1)))
+        for level in np.intersect1d(levels, record["levels"]) if "levels" in record else levels:
             yield self._slice(record, volume, (x, y), int(level))
 
     def _stack_slice(self, record: Record, volume: LabelledVolume) -> list[dict[str, Any]]:
@@ -128,7 +132,7 @@ class VolumeSlicing:
         planes = {key: labels[box[0], box[1], level].astype(np.uint8) for key, labels in volume.labels.items()}
         if "infection" in planes:
             planes["infection"] *= 255
-        rest = {key: value for key, value in record.items() if key not in ("edge", "lungs", *LABEL_KEYS)}
+        rest = {key: value for key, value in record.items() if key not in ("edge", "lungs", "levels", *LABEL_KEYS)}
         image = np.rint(grey.clip(0, 255)).astype(np.uint8)
         return rest | planes | {"image": image, "name": f"{volume.scan.case}_{level:04d}"}
 
@@ -157,6 +161,10 @@ def _labels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     if "infection" in arrays:
         labels["infection"] = arrays["infection"] > 0
     return labels
+
+
+def _no_labels(shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    return {"infection": np.zeros(shape, dtype=bool), "lesions": np.zeros(shape, dtype=np.uint8)}
 
 
 def _require_same_grid(record: Record, key: str, loaded: Mapping[str, Any]) -> None:
