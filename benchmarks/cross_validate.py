@@ -1,6 +1,6 @@
 """Train a bundle's recipe on every fold of a manifest and print the metrics on the held-out slices.
 
-    python benchmarks/cross_validate.py COVID_SEMISEG -o runs/cross_validation
+    python benchmarks/cross_validate.py COVID_SEMISEG -o runs/cross_validation --uninfected-dir VOLUMES
     python benchmarks/cross_validate.py COVID_SEMISEG -o runs/lesion_cross_validation \
       --bundle bundles/covid_lesion_ct_segmentation --prior runs/cross_validation
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, help="output of this command for the single network, for the multi one")
     parser.add_argument("--true-prior", action="store_true", help="evaluate with the radiologist's mask as prior")
     parser.add_argument("--manifest", default="covid_semiseg")
+    parser.add_argument("--uninfected-dir", type=Path, help="volumes without infection to train on too, see train.yaml")
     options = parser.parse_args()
     cases, groups = {}, {}
     for fold in range(FOLDS):
@@ -47,6 +48,8 @@ def main() -> None:
         prior = options.prior and options.prior / f"fold{fold}" / "model.pt"
         if not (folder / "model.pt").is_file():
             settings = {"dataset_dir": options.dataset_dir, "output_dir": folder, "manifest": options.manifest}
+            if options.uninfected_dir:
+                settings["uninfected_dir"] = options.uninfected_dir
             train(
                 options.bundle,
                 settings | {"fold": fold} | ({"prior_checkpoint": prior, "pretrained": prior} if prior else {}),

@@ -108,6 +108,14 @@ def test_infnet_loss_sums_four_maps_and_the_edge():
     torch.testing.assert_close(InfNetLoss()(outputs, target), expected)
 
 
+def test_known_weights_are_not_computed_again(monkeypatch):
+    mask, logits, loss = _square(), _logits(), SegmentationLoss()
+    expected, known = loss(logits, mask), loss.weights(mask)
+    monkeypatch.setattr(loss, "weights", None)
+    assert loss(logits, mask, known) == expected
+    assert loss(logits, mask, torch.ones_like(mask)) != expected
+
+
 def test_infnet_loss_takes_another_segmentation_loss():
     outputs = InfNetOutput(*(torch.zeros(1, 1, 4, 4) for _ in range(5)))
     target = torch.zeros(1, 2, 4, 4)

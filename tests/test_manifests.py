@@ -14,7 +14,7 @@ from PIL import Image
 
 from covsev.training.folds import FOLDS, assign_folds, same_patient_groups
 from covsev.training.layouts import build_covid_semiseg
-from covsev.training.manifests import load_datalist, main
+from covsev.training.manifests import load_datalist, load_optional_datalist, main
 
 KINDS = ("infection", "edge", "lesions")
 PATIENTS, SLICES = 7, 2
@@ -188,3 +188,16 @@ def test_shipped_covid_semiseg_is_valid():
     assert len(set(paths)) == len(paths)
     assert not [path for path in paths if PurePosixPath(path).is_absolute() or ".." in path or "\\" in path]
     assert {"source", "licence", "seed"} <= set(content)
+
+
+def test_an_optional_datalist_is_empty_without_a_folder(dataset, manifest):
+    assert load_optional_datalist(manifest, None) == []
+    assert load_optional_datalist(manifest, dataset) == load_datalist(manifest, dataset)
+
+
+def test_the_shipped_uninfected_slices_name_their_source():
+    shipped = json.loads((resources.files("covsev.data_manifests") / "covid_ct_md_uninfected.json").read_text())
+    assert "10.1038/s41597-021-00900-3" in shipped["source"]
+    for record in shipped["training"]:
+        assert record["infected"] is False
+        assert record["levels"] == sorted(set(record["levels"]))

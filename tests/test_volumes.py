@@ -77,6 +77,26 @@ def test_a_volume_in_0_to_255_counts_as_windowed(phantom, record, write_nifti):
         np.testing.assert_allclose(ours["image"], expected["image"].astype(float), atol=1)
 
 
+def test_only_the_levels_of_a_record_are_cut(record):
+    every = SLICING([record])
+    last = int(every[-1]["name"].split("_")[-1])
+    chosen = SLICING([record | {"levels": [last - 2, last, last + 500]}])
+    assert [item["name"] for item in chosen] == [f"image_{last - 2:04d}", f"image_{last:04d}"]
+    np.testing.assert_array_equal(chosen[1]["image"], every[-1]["image"])
+    assert "levels" not in chosen[0]
+
+
+def test_a_record_without_infection_has_empty_labels(record):
+    del record["lesions"]
+    (item, *_) = SLICING([record | {"infected": False}])
+    for key, chain in (("infection", infection_training), ("lesions", lesion_training)):
+        assert item[key].shape == item["image"].shape
+        assert not item[key].any()
+        label = chain((64, 64), augment=False)(item)["label"]
+        assert label[-1].max() == 0  # no edge
+    assert label[0].min() == 1  # background
+
+
 @pytest.fixture
 def stack(write_nifti):
     """Three slices of 20 x 30 in one file, as MedSeg publishes them; label 3 is pleural effusion."""
