@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.anatomy.segments import segment_regions
+from covsev.errors import CovsevError
 from covsev.labels import LOBES, SEVERITY_SUFFIX
 from covsev.masks import Masks
 from covsev.quality import Flag, check_geometry, check_masks, check_scan, failure
-from covsev.report.tables import row, severity_json, write_csv, write_json
+from covsev.report.tables import COLUMNS, row, severity_json, write_csv, write_json
 from covsev.scan import Scan
 from covsev.severity import SeverityReport, measure, withhold
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
@@ -136,6 +137,9 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
 
     Returns:
         the JSON content.
+
+    Raises:
+        CovsevError: if a ``severity.csv`` is there that this version of covsev did not write.
     """
     folder.mkdir(parents=True, exist_ok=True)
     case = scored.report.case
@@ -148,15 +152,26 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
         "airways_ml": None,
         "seconds": {"severity": scored.seconds},
     }
-    content = severity_json(scored.report, scored.flags, provenance)
+    content, table = severity_json(scored.report, scored.flags, provenance), folder / "severity.csv"
+    rows = [*_rows_of_others(table, case), row(content)]
     write_json(content, folder / f"{case}{SEVERITY_SUFFIX}")
-    table = folder / "severity.csv"
-    write_csv([*_rows_of_others(table, case), row(content)], table)
+    write_csv(rows, table)
     return content
 
 
 def _rows_of_others(path: Path, case: str) -> list[Mapping[str, Any]]:
+    """Rows of other scans in a table of covsev; one of something else is not written over."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a byte-order mark
-        return [line for line in csv.DictReader(stream) if line["case"] != case]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a byte-order mark
+            reader = csv.DictReader(stream, restkey="more than its header")
+            columns = {*(reader.fieldnames or ())}
+            rows: list[Mapping[str, Any]] = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CovsevError(f"{path}: no table of covsev ({error}); move it, or choose another folder") from error
+    unknown = sorted((columns | {name for line in rows for name in line}) - set(COLUMNS))
+    if unknown or "case" not in columns:
+        what = f"it has the column {unknown[0][:80]!r}" if unknown else "it has no column 'case'"
+        raise CovsevError(f"{path}: no table of this version of covsev ({what}); move it, or choose another folder")
+    return [line for line in rows if line["case"] != case]
