@@ -148,7 +148,7 @@ def test_bad_input_exits_with_2_and_one_line(files, tmp_path):
 
 def test_score_imports_neither_torch_nor_monai(files, tmp_path):
     args = [*arguments(files, tmp_path, "lesions", "lungs", "lobes"), "--scan", str(files / "a.nii.gz")]
-    heavy = ("torch", "monai", "SimpleITK", "skimage", "pandas")
+    heavy = ("torch", "monai", "SimpleITK", "skimage", "pandas", "scipy.ndimage")
     code = (
         "import sys; from typer.testing import CliRunner; from covsev.cli import app; "
         f"assert CliRunner().invoke(app, {args!r}).exit_code == 0; "
@@ -176,3 +176,4 @@ def test_segments_from_a_sample_are_nearly_those_of_the_full_grid():
     inside = fine.lobes > 0
     assert (sampled[inside] == 0).mean() < 0.001
     assert (sampled[inside] == full[inside]).mean() > 0.97
+    assert np.array_equal(segments_of(np.asfortranarray(fine.lobes), fine.scan), sampled)
