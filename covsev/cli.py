@@ -57,7 +57,12 @@ def severity(
         bool, typer.Option(help="Drop lesion outside the lung mask. Off gives the bundle's own infection mask.")
     ] = True,
     noise_floor_ml: Annotated[
-        float, typer.Option(min=0, help="Lesion below this many ml in a region counts as none in the scores.")
+        float,
+        typer.Option(
+            min=0,
+            callback=cli_masks.require_finite,
+            help="Lesion below this many ml in a region counts as none in the scores.",
+        ),
     ] = 1.0,
     probability: Annotated[bool, typer.Option("--probability", help="Also write the infection probability.")] = False,
     keep_identifiers: Annotated[

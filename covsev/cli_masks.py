@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,13 @@ def _errors_in_words() -> Iterator[None]:
         raise typer.Exit(EXIT_BAD_INPUT) from error
 
 
+def require_finite(value: float) -> float:
+    """The value of an option, if it is a number: neither nan nor inf, which pass typer's limits."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"expected a number; got {value}")
+    return value
+
+
 def score(
     lesions: Annotated[Path, typer.Option(help="Lesion mask, or a MEDPSeg folder of *_ggo and *_consolidation.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for <case>_severity.json and severity.csv.")],
@@ -53,7 +61,10 @@ def score(
     ] = None,
     resample: Annotated[bool, typer.Option("--resample", help="Bring masks on other grids to the CT's.")] = False,
     noise_floor_ml: Annotated[
-        float, typer.Option(min=0, help="Lesion below this many ml in a region counts as none in the scores.")
+        float,
+        typer.Option(
+            min=0, callback=require_finite, help="Lesion below this many ml in a region counts as none in the scores."
+        ),
     ] = 1.0,
     case: Annotated[
         str | None, typer.Option(help="Name of the scan; from the lesion mask's name if not given.")

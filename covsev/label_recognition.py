@@ -125,10 +125,10 @@ def values_in(labels: NDArray[np.uint8]) -> list[int]:
     """Values above 0 in a map, ascending."""
     present = np.zeros(256, dtype=bool)
     for plane in labels.T:  # NIfTI arrays come in Fortran order: planes along the last axis are contiguous
-        top = int(plane.max())
-        if top:
-            present |= np.bincount(plane.ravel(order="K"), minlength=256) > 0
-    return [int(value) for value in np.flatnonzero(present) if value > 0]
+        labelled = plane[plane > 0]
+        if labelled.size:
+            present |= np.bincount(labelled, minlength=256) > 0
+    return np.flatnonzero(present).tolist()  # type: ignore[no-any-return]
 
 
 def _stated(file: LabelFile, kind: str) -> Convention | None:

@@ -28,7 +28,7 @@ from covsev.labels import (
     RIGHT_LOBES,
     RIGHT_LUNG,
 )
-from covsev.scan import Scan, load_scan, read_labels, require_same_grid
+from covsev.scan import Scan, load_scan, make_scan, read_labels, require_same_grid
 from covsev.scan.finding import VOLUME_SUFFIXES
 
 _COARSE_MM = 4.0
@@ -90,7 +90,8 @@ def read_masks(
     lesion_file = _read(lesions, MEDPSEG_FILES, every=False)
     ct = load_scan(scan) if scan is not None else None
     name = case or _case_of(lesions)
-    grid = replace(ct, case=name) if ct is not None else _grid_of(lesion_file, name)
+    grid = _grid_of(lesion_file, name)  # refuses a name that is a path
+    grid = replace(ct, case=name) if ct is not None else grid
 
     def fit(file: LabelFile) -> LabelFile:
         return _on_grid(file, grid, resample=resample)
@@ -165,7 +166,8 @@ def _read_file(path: Path) -> LabelFile:
 
 def _grid_of(file: LabelFile, case: str) -> Scan:
     """A scan without values: every voxel is one and the same 0, so that it takes no memory."""
-    return Scan(np.broadcast_to(np.int16(0), file.values.shape), file.affine, case, file.path, file.header)
+    nothing = np.broadcast_to(np.int16(0), file.values.shape)
+    return make_scan(nothing, file.affine, case=case, source=file.path, header=file.header)
 
 
 def _on_grid(file: LabelFile, grid: Scan, *, resample: bool) -> LabelFile:

@@ -9,14 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from test_batch import contents, table
 
-from covsev.batch import assess_directory, on_dask, processes
+from covsev.batch import assess_directory, on_dask, processes, work
+from covsev.batch.job import Job
 from covsev.batch.processes import LocalProcesses, thread_share
-from covsev.errors import BundleError, WorkerError
+from covsev.errors import BundleError, ScanError, WorkerError
+from covsev.options import Options
+from covsev.scan import ScanSource
 
 TESTS = Path(__file__).parent
 
@@ -117,6 +122,81 @@ def test_an_idle_worker_that_dies_stops_the_run(bright_bundle, tmp_path, monkeyp
         jobs = [object()]
         with pytest.raises(WorkerError, match=r"was ended by SIGKILL.* although it had nothing to do"):
             list(workforce.run(jobs))
+
+
+def test_workers_without_a_job_are_ended_and_not_waited_for(tmp_path, monkeypatch):
+    started = []
+
+    class Starting:
+        def __init__(self, *_, **__):
+            self.closed = False
+            started.append(self)
+
+        def await_ready(self):
+            assert self is started[0], "waited for a worker that has no job"
+            return {}
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(processes, "Worker", Starting)
+    with LocalProcesses(tmp_path, 3) as workforce:
+        assert list(workforce.run([])) == []
+        assert [worker.closed for worker in started] == [True] * 3
+
+
+class Talking:
+    """A worker that says ``events``: that it wants a job, or which one is done; or others take what waits."""
+
+    def __init__(self, events, waiting):
+        self._events, self._waiting, self.given = events, waiting, []
+
+    def messages(self):
+        for event in self._events:
+            if event == "others":
+                self._waiting.clear()
+            elif event == "next":
+                yield {"event": "next"}
+            else:
+                yield {"event": "done", "row": {"case": event}}
+
+    def send(self, job):
+        self.given.append(job and job.source.case)
+
+
+@pytest.mark.parametrize(
+    ("events", "reserved", "given"),
+    [
+        (("next", "next", "next", "a", "b"), 0, ["a", "b", None]),
+        (("next", "next", "a", "next", "b"), 1, ["a", "b", None]),
+        (("next", "next"), 1, ["a"]),
+        (("next", "next", "others", "a"), 1, ["a", None]),
+        (("next", "others", "next", "a"), 1, ["a", None]),
+    ],
+)
+def test_the_last_jobs_are_left_to_workers_that_hold_none(events, reserved, given, tmp_path):
+    waiting = deque(Job(ScanSource(case, tmp_path), tmp_path, Options(), "") for case in "ab")
+    worker = Talking(events, waiting)
+    rows = SimpleQueue()
+    held = processes._feed(worker, waiting, rows, reserved=reserved)
+    assert worker.given == given
+    assert [job.source.case for job in held] == [case for case in given if case and case not in events]
+    assert rows.qsize() == sum(event in ("a", "b") for event in events)
+
+
+def test_a_scan_is_computed_while_the_next_is_not_there_yet(tmp_path, bright_model, monkeypatch):
+    computed = threading.Event()
+    monkeypatch.setattr(work, "read", lambda _: None)
+    monkeypatch.setattr(work, "compute", lambda *_: computed.set() or ScanError("computed"))
+
+    def jobs():
+        for case in "ab":
+            yield Job(ScanSource(case, tmp_path), tmp_path, Options(), "")
+            assert computed.wait(30), "the first scan waits for the second"
+
+    rows = []
+    work.work_through(jobs(), bright_model, rows.append)
+    assert [row["case"] for row in rows] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,45 @@ def test_a_table_with_a_byte_order_mark_is_continued(files, tmp_path):
         assert [row["case"] for row in csv.DictReader(stream)] == ["first", "second"]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"case,po_chaganti2020,comment\nfirst,1,seen\n", "it has the column 'comment'"),
+        (b"case;po_chaganti2020\nfirst;1\n", "it has the column 'case;po_chaganti2020'"),
+        (b"case,po_chaganti2020\nfirst,1,2\n", "it has the column 'more than its header'"),
+        (b"po_chaganti2020\n1\n", "it has no column 'case'"),
+        (b"", "it has no column 'case'"),
+        (b"case\nM\xfcller\n", "codec can't decode byte 0xfc"),
+    ],
+)
+def test_a_table_of_something_else_is_not_written_over(content, reason, files, tmp_path):
+    (tmp_path / "severity.csv").write_bytes(content)
+    result = run(*arguments(files, tmp_path, "lesions", "lungs"))
+    assert result.exit_code == 2, result.output
+    assert reason in " ".join(result.output.split())
+    assert "move it, or choose another folder" in " ".join(result.output.split())
+    assert (tmp_path / "severity.csv").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["severity.csv"]
+
+
+@pytest.mark.parametrize("case", ["../outside", "a/b", ".."])
+def test_a_case_that_is_a_path_is_refused(case, files, tmp_path):
+    for more in ((), ("--scan", str(files / "a.nii.gz"))):
+        result = run(*arguments(files, tmp_path / "out", "lesions", "lungs"), "--case", case, *more)
+        assert result.exit_code == 2
+        assert "must not be a path" in " ".join(result.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+@pytest.mark.parametrize("command", [["score", "--lesions", "x.nii.gz"], ["severity", "."]])
+def test_a_noise_floor_is_a_number_from_0_on(command, value, tmp_path):
+    result = run(*command, "-o", str(tmp_path / "out"), "--noise-floor-ml", value)
+    assert result.exit_code == 2
+    assert "Invalid value for '--noise-floor-ml'" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_check_stops_the_scores_and_exits_with_1(phantom, files, tmp_path):
     save_labels(np.where(phantom.lungs > 0, 3 - phantom.lungs, 0), phantom.scan, tmp_path / "swapped_lungs.nii.gz")
     result = run(*arguments(files, tmp_path, "lesions"), "--lungs", str(tmp_path / "swapped_lungs.nii.gz"))
@@ -109,7 +148,7 @@ def test_bad_input_exits_with_2_and_one_line(files, tmp_path):
 
 def test_score_imports_neither_torch_nor_monai(files, tmp_path):
     args = [*arguments(files, tmp_path, "lesions", "lungs", "lobes"), "--scan", str(files / "a.nii.gz")]
-    heavy = ("torch", "monai", "SimpleITK", "skimage", "pandas")
+    heavy = ("torch", "monai", "SimpleITK", "skimage", "pandas", "scipy.ndimage")
     code = (
         "import sys; from typer.testing import CliRunner; from covsev.cli import app; "
         f"assert CliRunner().invoke(app, {args!r}).exit_code == 0; "
@@ -137,3 +176,4 @@ def test_segments_from_a_sample_are_nearly_those_of_the_full_grid():
     inside = fine.lobes > 0
     assert (sampled[inside] == 0).mean() < 0.001
     assert (sampled[inside] == full[inside]).mean() > 0.97
+    assert np.array_equal(segments_of(np.asfortranarray(fine.lobes), fine.scan), sampled)

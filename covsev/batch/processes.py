@@ -146,18 +146,21 @@ class LocalProcesses:
     def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
         """Do ``jobs`` and give their rows as they come.
 
-        Scans that a dying process held are done again at the end, each alone in a process of its own; one whose
-        process dies again becomes a row.
+        Processes for which there is no job are ended. Scans that a dying process held are done again at the end, each
+        alone in a process of its own; one whose process dies again becomes a row.
 
         Raises:
             WorkerError: if a process cannot load the model.
         """
         waiting, held_by_dead = deque(jobs), deque[Job]()
         results: SimpleQueue[Row | Exception | None] = SimpleQueue()
-        for number, worker in enumerate(self._started):
+        working, surplus = self._started[: len(jobs)], self._started[len(jobs) :]
+        for worker in surplus:  # may still be loading: not worth waiting for
+            worker.close()
+        for number, worker in enumerate(working):
             arguments = (worker, number == 0, waiting, held_by_dead, results)
             threading.Thread(target=self._serve, args=arguments, daemon=True).start()
-        serving = len(self._started)
+        serving = len(working)
         while serving:
             result = results.get()
             if isinstance(result, Exception):
@@ -188,7 +191,7 @@ class LocalProcesses:
             while True:
                 if not ready:
                     worker.await_ready()
-                held = _feed(worker, waiting, results)
+                held = _feed(worker, waiting, results, reserved=len(self._started) - 1)
                 held_by_dead.extend(held)
                 if not waiting:
                     break
@@ -211,19 +214,33 @@ class LocalProcesses:
         return row
 
 
-def _feed(worker: Worker, waiting: deque[Job], results: SimpleQueue[Row | Exception | None]) -> list[Job]:
-    """Give jobs to ``worker`` as it asks for them until it ends; the jobs that it held when it died."""
+def _feed(
+    worker: Worker, waiting: deque[Job], results: SimpleQueue[Row | Exception | None], *, reserved: int = 0
+) -> list[Job]:
+    """Give jobs to ``worker`` as it asks for them until it ends; the jobs that it held when it died.
+
+    The last ``reserved`` of the jobs go only to a worker that holds none: read ahead by a busy one, they would wait
+    while another has nothing to do.
+    """
     held: dict[str, Job] = {}
+    asks = False
     for message in worker.messages():
         if message["event"] == "next":
-            try:
-                job = waiting.popleft()
-            except IndexError:
-                worker.send(None)
-                continue
-            held[job.source.case] = job
-            worker.send(job)
+            asks = True
         elif message["event"] == "done":
             del held[message["row"]["case"]]
             results.put(message["row"])
+        if asks and not (held and 0 < len(waiting) <= reserved):
+            asks = False
+            job = _next_of(waiting)
+            if job is not None:
+                held[job.source.case] = job
+            worker.send(job)
     return list(held.values())
+
+
+def _next_of(waiting: deque[Job]) -> Job | None:
+    try:
+        return waiting.popleft()
+    except IndexError:  # another worker may have taken the last one
+        return None

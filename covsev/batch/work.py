@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -53,15 +53,18 @@ def work_through(jobs: Iterable[Job], model: LesionModel, report: Callable[[Row]
             writing.result()
 
 
-def _read_ahead(jobs: Iterable[Job], reader: ThreadPoolExecutor) -> Iterable[tuple[Job, Scan | Exception]]:
-    """Each job with its scan; the next one is being read while the caller uses this one."""
-    upcoming: tuple[Job, Future[Scan | Exception]] | None = None
-    for job in jobs:
-        current, upcoming = upcoming, (job, reader.submit(read, job))
-        if current is not None:
-            yield current[0], current[1].result()
-    if upcoming is not None:
-        yield upcoming[0], upcoming[1].result()
+def _read_ahead(jobs: Iterable[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[Job, Scan | Exception]]:
+    """Each job with its scan; the next one is asked for and read while the caller uses this one."""
+    to_do = iter(jobs)
+    upcoming = reader.submit(_read_next, to_do)
+    while (found := upcoming.result()) is not None:
+        upcoming = reader.submit(_read_next, to_do)
+        yield found
+
+
+def _read_next(jobs: Iterator[Job]) -> tuple[Job, Scan | Exception] | None:
+    job = next(jobs, None)
+    return None if job is None else (job, read(job))
 
 
 def assess_job(job: Job, bundle: Path) -> Row:
