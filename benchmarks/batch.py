@@ -10,12 +10,15 @@ when each is read, assessed and written alone with the network loaded.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 import nibabel as nib
 import psutil

@@ -17,6 +17,7 @@ from test_batch import contents, table
 from covsev.batch import assess_directory, on_dask, processes
 from covsev.batch.processes import LocalProcesses, thread_share
 from covsev.errors import BundleError, WorkerError
+from covsev.options import Options
 
 TESTS = Path(__file__).parent
 
@@ -107,6 +108,14 @@ def test_a_worker_that_cannot_start_stops_the_run_with_its_last_words(scans, bri
     monkeypatch.setattr(processes.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(WorkerError, match="was ended by SIGSEGV while it loaded the model: no such thing"):
         assess_directory(scans, tmp_path / "out", bundle=bright_bundle)
+
+
+@pytest.mark.parametrize("scheduler", [None, "local"])
+def test_the_device_is_that_of_the_options_wherever_the_work_is_done(scheduler, scans, bright_bundle, tmp_path):
+    if scheduler:
+        pytest.importorskip("distributed")
+    with pytest.raises(BundleError, match=r"device cuda:99: torch .* CUDA GPU here"):
+        assess_directory(scans, tmp_path / "out", Options(device="cuda:99"), bundle=bright_bundle, scheduler=scheduler)
 
 
 def test_an_idle_worker_that_dies_stops_the_run(bright_bundle, tmp_path, monkeypatch):
