@@ -13,7 +13,7 @@ it, the speed of a network not depending on its weights:
 - MONAI's BasicUNet and FlexibleUNet with EfficientNet-B0, as MONAI sets them, at 256 x 256.
 
 The second prints the share of a scan's lung voxels whose label differs from that of torch in float32, on the slices
-in the middle of the lungs. bfloat16 is imitated where the processor does not have it: exact, and slow.
+in the middle of the lungs. bfloat16 is imitated, slowly, where the processor does not have it.
 """
 
 from __future__ import annotations

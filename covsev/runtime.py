@@ -27,6 +27,7 @@ from covsev.errors import SettingError
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("f32", "bf16")
 MOST_STREAMS = 8  # that OpenVINO gets; a batch has few slices
+PART_SLICES = 2  # that a stream takes at a time: larger parts leave the caches, and streams end further apart
 
 
 class OpenVinoNetwork(nn.Module):
@@ -48,7 +49,7 @@ class OpenVinoNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch, in its order."""
-        parts = image.contiguous().split(-(-len(image) // self.streams))
+        parts = image.contiguous().split(min(PART_SLICES, -(-len(image) // self.streams)))
         results: dict[int, NDArray[np.float32]] = {}
         for position, part in enumerate(parts):  # the parts live until all are done, so they need not be copied
             self.queue.start_async({0: part.numpy()}, (results, position), share_inputs=True)

@@ -1,4 +1,4 @@
-"""InfNet with a fifth less to compute, for inference: the same function of the image, up to rounding.
+"""InfNet with less to compute, for inference: the same function of the image, up to rounding.
 
 Convolutions that follow each other without an activation between them are one linear map, and Inf-Net has such chains.
 The zero padding between them is kept exactly, border included: a bias that it cuts off becomes the weight of a channel
