@@ -9,9 +9,12 @@ fixed grey threshold in place of the multi network gives at the bundle's own thr
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 import numpy as np
 import torch

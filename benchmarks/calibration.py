@@ -9,7 +9,10 @@ Needs the weights of `benchmarks/cross_validate.py`. Opacity of the scans is tha
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 import numpy as np
 import pandas as pd

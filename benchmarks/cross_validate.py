@@ -12,10 +12,13 @@ and started. Writes metrics.csv (a row a slice) and prints mean, SD and bootstra
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 from covsev.lesion_model import load_model
 from covsev.options import INFECTION_BUNDLE

@@ -6,8 +6,11 @@ python benchmarks/results.py        (or: make results)
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 from covsev.training.variants import comparison_table, replace_between
 

@@ -66,7 +66,7 @@ class _Stopwatch:
 
 
 shipped_model = cache(partial(load_model, DEFAULT_BUNDLE))
-"""The lesion model that covsev ships, loaded once."""
+"""The lesion model that covsev ships, loaded once for each device, runtime and precision."""
 
 
 def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: Options | None = None) -> Assessment:
@@ -74,14 +74,16 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
 
     Args:
         scan: see :func:`covsev.scan.load_scan`; or the path of a file or of a DICOM folder, which is read.
-        model: see :func:`covsev.lesion_model.load_model`; the shipped one if not given.
+        model: see :func:`covsev.lesion_model.load_model`; the shipped one if not given, on
+            the device, runtime and precision of the options, which a given model has of its own.
         options: see :class:`covsev.options.Options`.
 
     Raises:
         CovsevError: if the scan cannot be assessed; the message says why.
     """
     scan = scan if isinstance(scan, Scan) else load_scan(scan)
-    model, options = model or shipped_model(), options or Options()
+    options = options or Options()
+    model = model or shipped_model(**options.model_settings)
     if options.report and options.viewer:
         require_viewer()
     if options.dicom:

@@ -84,6 +84,19 @@ def severity(
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder of the lesion network; the shipped one if not given.")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the networks run: cpu, cuda, or one GPU such as cuda:1.")] = "cpu",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs them: auto (OpenVINO on the CPU where installed), openvino or torch.", show_default="auto"
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="f32, or bf16: faster where the processor has it; some mask borders move.", show_default="f32"
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own network and share of cores.")] = 1,
     cluster: Annotated[str, typer.Option(help="'local': a Dask cluster of --workers processes here.")] = "",
     scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler, such as tcp://node1:8786.")] = "",
@@ -113,7 +126,17 @@ def severity(
         debug=debug,
         best_series=best_series,
         options=Options(
-            lung_restriction, noise_floor_ml, probability, keep_identifiers, uncertainty, dicom, report, viewer
+            lung_restriction,
+            noise_floor_ml,
+            probability,
+            keep_identifiers,
+            uncertainty,
+            dicom,
+            report,
+            viewer,
+            device,
+            runtime,
+            precision,
         ),
         bundle=bundle or DEFAULT_BUNDLE,
         workers=workers,

@@ -40,6 +40,12 @@ class BundleError(CovsevError):
     code = "bundle"
 
 
+class SettingError(CovsevError):
+    """A device, runtime or precision that covsev does not know or this machine does not have."""
+
+    code = "setting"
+
+
 class WorkerError(CovsevError):
     """A process that should assess scans could not be started, or a cluster could not be reached."""
 

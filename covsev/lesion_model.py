@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covsev.errors import BundleError, CovsevError
-from covsev.runtime import with_runtime
+from covsev.networks.infnet_inference import inference_form
+from covsev.runtime import describe_runtime, find_device, with_runtime
 
 
 def resize_slices(slices: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,6 +91,7 @@ class LesionModel:
         name: of the bundle.
         weights: SHA-256 of the checkpoint file.
         prior: the single network of a multi network, on the same grid; ``None`` for a single network.
+        runs_on: runtime, precision and device in words.
     """
 
     network: nn.Module
@@ -100,6 +102,7 @@ class LesionModel:
     name: str
     weights: str
     prior: LesionModel | None = None
+    runs_on: str = "torch in f32 on cpu"
 
     @property
     def networks(self) -> dict[str, str]:
@@ -166,14 +169,16 @@ def load_model(
 
     Args:
         bundle: folder of a MONAI bundle. Its configuration can run code: use only bundles that you trust.
-        device: torch device.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
         checkpoint: other weights than the bundle's own.
         prior_checkpoint: other weights of a multi network's prior than its bundle's own.
         runtime, precision: see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
 
     Raises:
         BundleError: if the folder, its configuration or its weights are missing or do not fit.
+        SettingError: if the device, runtime or precision is unknown, or this machine does not have it.
     """
+    find_device(device)
     config = Path(bundle) / "configs" / "inference.yaml"
     if not config.is_file():
         raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
@@ -230,7 +235,7 @@ def make_model(
 
     Raises:
         BundleError: if the checkpoint is missing, unreadable, or of another network.
-        ValueError: as :func:`covsev.runtime.with_runtime`.
+        SettingError: as :func:`covsev.runtime.with_runtime`.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -241,14 +246,15 @@ def make_model(
         network.load_state_dict({key: _widened(value) for key, value in state.items()})
     except Exception as error:  # torch raises anything on broken files; the cause stays attached
         raise BundleError(f"{path}: weights cannot be used ({type(error).__name__})") from error
-    network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network = inference_form(network).to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     height, width = preprocessing.network_size
     example = torch.zeros(1, 1 if prior is None else 2, height, width, device=device)
     network = with_runtime(
         network, runtime=runtime, precision=precision, device=device, example=example, weights=digest
     )
-    return LesionModel(network, preprocessing, inferer, postprocessing, batch_size, name, digest, prior)
+    runs_on = describe_runtime(network, precision, device)
+    return LesionModel(network, preprocessing, inferer, postprocessing, batch_size, name, digest, prior, runs_on)
 
 
 def _device_of(network: nn.Module) -> torch.device:

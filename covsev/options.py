@@ -27,6 +27,9 @@ class Options:
         dicom: also write a DICOM segmentation, structured report and picture; the scan must be a DICOM series.
         report: write a page of the scan, ``<case>_report.html``.
         viewer: put an interactive viewer into the page; needs ipyniivue.
+        device: where the networks run: ``cpu``, ``cuda`` or ``cuda:1``.
+        runtime: what runs them, see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
+        precision: ``f32`` or ``bf16``, see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
     """
 
     restrict_to_lungs: bool = True
@@ -37,3 +40,12 @@ class Options:
     dicom: bool = False
     report: bool = True
     viewer: bool = False
+    device: str = "cpu"
+    runtime: str | None = None
+    precision: str | None = None
+
+    @property
+    def model_settings(self) -> dict[str, str]:
+        """What of the options :func:`covsev.lesion_model.load_model` takes."""
+        chosen = {"device": self.device, "runtime": self.runtime, "precision": self.precision}
+        return {name: value for name, value in chosen.items() if value is not None}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,29 +16,51 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covsev import __version__
+from covsev.errors import SettingError
 
 RUNTIMES = ("auto", "torch", "openvino")
 PRECISIONS = ("f32", "bf16")
+MOST_STREAMS = 8  # that OpenVINO gets; a batch has few slices
+PART_SLICES = 2  # that a stream takes at a time: larger parts leave the caches, and streams end further apart
 
 
 class OpenVinoNetwork(nn.Module):
     """A compiled OpenVINO model as a torch module: (N, C, H, W) float32 to (N, K, H, W), on the CPU.
 
+    A batch is divided among streams, each a thread of its own: two slices beside each other take less time than two
+    threads on one slice, which wait for each other after every layer.
+
     Args:
         compiled: of ``openvino.Core.compile_model``, with one output.
+        streams: parts of a batch that are computed at a time.
     """
 
-    def __init__(self, compiled: Any):
+    def __init__(self, compiled: Any, streams: int = 1):
         super().__init__()
-        self.compiled = compiled
+        self.streams = streams
+        self.queue = _import_openvino().AsyncInferQueue(compiled, streams)
+        self.queue.set_callback(_keep)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of a batch."""
-        return torch.from_numpy(self.compiled(image.contiguous().numpy())[0])
+        """Logits of a batch, in its order."""
+        parts = image.contiguous().split(min(PART_SLICES, -(-len(image) // self.streams)))
+        results: dict[int, NDArray[np.float32]] = {}
+        for position, part in enumerate(parts):  # the parts live until all are done, so they need not be copied
+            self.queue.start_async({0: part.numpy()}, (results, position), share_inputs=True)
+        self.queue.wait_all()
+        return torch.from_numpy(np.concatenate([results[position] for position in range(len(parts))]))
+
+
+def _keep(request: Any, place: tuple[dict[int, NDArray[np.float32]], int]) -> None:
+    """Put a finished part in its place; the request's own memory is used again."""
+    results, position = place
+    results[position] = request.get_output_tensor(0).data.copy()
 
 
 class Bfloat16Network(nn.Module):
@@ -58,6 +81,24 @@ class Bfloat16Network(nn.Module):
         return logits.float()
 
 
+class Float32Network(nn.Module):
+    """A network whose convolutions are float32 on a GPU too, where cuDNN would take TensorFloat-32 by itself.
+
+    Args:
+        network: on its device.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of a batch."""
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            logits: Tensor = self.network(image)
+        return logits
+
+
 def with_runtime(
     network: nn.Module, *, runtime: str, precision: str, device: torch.device, example: Tensor, weights: str
 ) -> nn.Module:
@@ -67,18 +108,21 @@ def with_runtime(
         network: in evaluation mode, on ``device``, with one output.
         runtime: ``torch``, ``openvino``, or ``auto``: OpenVINO on the CPU where it is installed and can take the
             network, else torch.
-        precision: ``f32``, or ``bf16``, which is faster on recent processors and moves some mask borders.
+        precision: ``f32``, or ``bf16``, which is faster on recent processors and GPUs and moves some mask borders.
         device: where ``network`` is.
         example: (1, C, H, W) input; other batch sizes are possible later, other sides are not.
         weights: SHA-256 of the network's weights, the name in the cache.
 
     Raises:
-        ValueError: for another runtime or precision, or if ``openvino`` is asked for where it cannot run.
+        SettingError: for another runtime or precision, if ``openvino`` is asked for where it cannot run, or ``bf16``
+            where the device does not compute in it.
     """
     if runtime not in RUNTIMES:
-        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
+        raise SettingError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision == "bf16" and not has_bfloat16(device):
+        raise SettingError(f"precision bf16: {_name(device)} has no bfloat16 arithmetic; use precision f32")
     if runtime == "openvino":
         _require_openvino(device)
         return _openvino_network(network, precision, example, weights)
@@ -87,7 +131,43 @@ def with_runtime(
             return _openvino_network(network, precision, example, weights)
         except Exception as error:  # OpenVINO raises its own errors; torch can do the work too
             warnings.warn(f"OpenVINO cannot run this network ({error}); torch does", stacklevel=2)
-    return Bfloat16Network(network).eval() if precision == "bf16" else network
+    return _torch_network(network, precision, device)
+
+
+def _torch_network(network: nn.Module, precision: str, device: torch.device) -> nn.Module:
+    if precision == "bf16":
+        return Bfloat16Network(network).eval()
+    return network if device.type == "cpu" else Float32Network(network).eval()
+
+
+def find_device(name: str) -> torch.device:
+    """The device ``name``: ``cpu``, ``cuda``, or one GPU of several such as ``cuda:1``.
+
+    Raises:
+        SettingError: for another name, or a GPU that torch does not find.
+    """
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise SettingError(f"device must be cpu, cuda, or one GPU such as cuda:1; got {name!r}")
+    device = torch.device(name)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise SettingError(
+            f"device {name}: torch {torch.__version__} finds {found or 'no'} CUDA GPU here; use device cpu"
+        )
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a processor or GPU computes in bfloat16, rather than imitating it slowly."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8  # since Ampere
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def describe_runtime(network: nn.Module, precision: str, device: torch.device) -> str:
+    """What runs a network of :func:`with_runtime`, in words: ``openvino in f32 on cpu``."""
+    name = "openvino" if isinstance(network, OpenVinoNetwork) else "torch"
+    return f"{name} in {precision} on {device}"
 
 
 def cache_folder() -> Path:
@@ -99,9 +179,13 @@ def cache_folder() -> Path:
 
 def _require_openvino(device: torch.device) -> None:
     if find_spec("openvino") is None:
-        raise ValueError("runtime openvino: OpenVINO is not installed; run: pip install 'covsev[openvino]'")
+        raise SettingError("runtime openvino: OpenVINO is not installed; run: pip install 'covsev[openvino]'")
     if device.type != "cpu":
-        raise ValueError(f"runtime openvino runs on the CPU; got device {device}")
+        raise SettingError(f"runtime openvino runs on the CPU; got device {device}")
+
+
+def _name(device: torch.device) -> str:
+    return "this processor" if device.type == "cpu" else f"device {device}"
 
 
 def _import_openvino() -> Any:
@@ -117,12 +201,14 @@ def _openvino_network(network: nn.Module, precision: str, example: Tensor, weigh
     openvino = _import_openvino()
     core = openvino.Core()
     model = core.read_model(_converted(network, example, weights, openvino))
+    threads = torch.get_num_threads()
     settings = {  # its own default would be bfloat16 where the processor has it
         "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": min(threads, MOST_STREAMS),
     }
-    return OpenVinoNetwork(core.compile_model(model, "CPU", settings)).eval()
+    compiled = core.compile_model(model, "CPU", settings)
+    return OpenVinoNetwork(compiled, compiled.get_property("NUM_STREAMS")).eval()
 
 
 def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any) -> Path:

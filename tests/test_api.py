@@ -51,7 +51,7 @@ def test_public_names_are_documented(name):
 
 
 def test_a_path_is_read_and_the_shipped_model_taken(small_scan, bright_model, monkeypatch):
-    monkeypatch.setattr("covsev.assessment.shipped_model", lambda: bright_model)
+    monkeypatch.setattr("covsev.assessment.shipped_model", lambda **_: bright_model)
     from_path = covsev.assess(small_scan)
     from_scan = covsev.assess(covsev.load_scan(small_scan), bright_model)
     assert from_path.report == from_scan.report

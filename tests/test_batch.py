@@ -137,6 +137,8 @@ def test_run_json_says_how_it_was_made_and_not_where(folder, tmp_path, workforce
     run = json.loads(text)
     assert run["weights"] == workforce.model["weights"]
     assert run["options"]["noise_floor_ml"] == 2.5
+    assert run["options"]["device"] == "cpu"
+    assert run["runs_on"] == "torch in f32 on cpu"
     assert (run["scans"], run["failed"]) == (4, 2)
     assert run["packages"].keys() >= {"torch", "monai", "numpy"}
     assert run["disclaimer"] == labels.DISCLAIMER
@@ -205,6 +207,7 @@ def test_overwrite_does_all_again(resumed):
 
 def test_other_options_do_all_again(resumed):
     assert resumed(Options(noise_floor_ml=3.0)) == ALL
+    assert resumed(Options(noise_floor_ml=3.0, precision="f32")) == ALL
 
 
 def test_another_model_does_all_again(resumed, workforce):
@@ -262,7 +265,7 @@ def test_an_earlier_report_cannot_remove_other_files(tmp_path, bright_model):
 
 
 def test_a_job_travels_as_text(tmp_path):
-    options = Options(False, 2.0, True, True)
+    options = Options(False, 2.0, True, True, device="cuda:1", precision="bf16")
     job = Job(ScanSource("ä\udcff", tmp_path / "ä\udcff.nii", "1.2"), tmp_path, options, "f" * 64, debug=True)
     assert Job.from_json(job.to_json()) == job
 

@@ -114,6 +114,14 @@ def test_a_worker_that_cannot_start_stops_the_run_with_its_last_words(scans, bri
         assess_directory(scans, tmp_path / "out", bundle=bright_bundle)
 
 
+@pytest.mark.parametrize("scheduler", [None, "local"])
+def test_the_device_is_that_of_the_options_wherever_the_work_is_done(scheduler, scans, bright_bundle, tmp_path):
+    if scheduler:
+        pytest.importorskip("distributed")
+    with pytest.raises(BundleError, match=r"device cuda:99: torch .* CUDA GPU here"):
+        assess_directory(scans, tmp_path / "out", Options(device="cuda:99"), bundle=bright_bundle, scheduler=scheduler)
+
+
 def test_an_idle_worker_that_dies_stops_the_run(bright_bundle, tmp_path, monkeypatch):
     with LocalProcesses(bright_bundle, 1) as workforce:
         workforce._open[0].process.kill()

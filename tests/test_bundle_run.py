@@ -61,7 +61,7 @@ def test_the_severity_bundle_has_the_options_and_the_network_of_the_command_line
     assert parser.get_parsed_content("options") == Options()
     assert parser.get_parsed_content("lesion_bundle") == str(DEFAULT_BUNDLE)
     for name, default in asdict(Options()).items():
-        changed = not default if isinstance(default, bool) else default + 1
+        changed = {bool: not default, float: 2.5}.get(type(default), "changed")
         parser.read_config(SEVERITY)
         parser[name] = changed
         parser.parse(reset=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,11 +15,19 @@ from torch import nn
 from toy_networks import SMALL, randomise
 
 from covsev import runtime
-from covsev.errors import BundleError
+from covsev.errors import SettingError
 from covsev.lesion_model import load_model
 from covsev.networks import InfNet
 from covsev.options import INFECTION_BUNDLE
-from covsev.runtime import Bfloat16Network, OpenVinoNetwork, cache_folder, with_runtime
+from covsev.runtime import (
+    Bfloat16Network,
+    Float32Network,
+    OpenVinoNetwork,
+    cache_folder,
+    describe_runtime,
+    find_device,
+    with_runtime,
+)
 
 CPU = torch.device("cpu")
 EXAMPLE = torch.zeros(1, 1, 64, 64)
@@ -51,6 +60,7 @@ def test_openvino_gives_the_logits_of_torch(cache):
     infnet = randomise(InfNet("efficientnet_lite0", **SMALL))
     compiled = _with(infnet)
     assert isinstance(compiled, OpenVinoNetwork)
+    assert describe_runtime(compiled, "f32", CPU) == "openvino in f32 on cpu"
     for batch in (1, 3):
         image = torch.rand(batch, 1, 64, 64, generator=torch.Generator().manual_seed(batch))
         expected = _run(infnet, image)
@@ -109,19 +119,91 @@ def test_auto_takes_openvino_and_falls_back_to_torch(network, cache):
 def test_auto_is_torch_where_openvino_is_missing(network, monkeypatch):
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
     assert _with(network, "auto") is network
-    with pytest.raises(ValueError, match=r"OpenVINO is not installed; run: pip install 'covsev\[openvino\]'"):
+    with pytest.raises(SettingError, match=r"OpenVINO is not installed; run: pip install 'covsev\[openvino\]'"):
         _with(network, "openvino")
 
 
 @needs_openvino
 def test_openvino_is_for_the_cpu(network):
-    with pytest.raises(ValueError, match="runtime openvino runs on the CPU; got device cuda"):
+    with pytest.raises(SettingError, match="runtime openvino runs on the CPU; got device cuda"):
         with_runtime(
             network, runtime="openvino", precision="f32", device=torch.device("cuda"), example=EXAMPLE, weights="a" * 64
         )
 
 
-def test_bfloat16_is_near_float32(network, cache):
+@needs_openvino
+@pytest.mark.parametrize("slices", [1, 2, 5, 7])
+def test_streams_give_a_batch_in_its_order(network, cache, slices):
+    compiled = OpenVinoNetwork(_with(network).queue[0].get_compiled_model(), streams=3)
+    image = torch.rand(slices, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    for order in (image, image.flip(0)):
+        np.testing.assert_allclose(_run(compiled, order), _run(network, order), atol=1e-5)
+
+
+@needs_openvino
+def test_float32_and_the_streams_are_set_and_not_left_to_openvino(network, cache, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 20)
+    result = _with(network)
+    compiled = result.queue[0].get_compiled_model()
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    cores = len(os.sched_getaffinity(0))
+    assert result.streams == compiled.get_property("NUM_STREAMS") == min(cores, runtime.MOST_STREAMS)
+
+
+def test_float32_on_a_gpu_is_not_tensor_float(network):
+    seen = []
+    network.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(_run(Float32Network(network), image), _run(network, image))
+    assert seen == [False, True]
+    wrapped = runtime._torch_network(network, "f32", torch.device("cuda"))
+    assert isinstance(wrapped, Float32Network)
+    assert describe_runtime(wrapped, "f32", torch.device("cuda:1")) == "torch in f32 on cuda:1"
+
+
+def test_devices_are_found_or_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert find_device(name) == torch.device(name)
+    with pytest.raises(SettingError, match=r"device cuda:2: torch .* finds 2 CUDA GPU here; use device cpu"):
+        find_device("cuda:2")
+    for name in ("gpu", "cuda:", "cpu:x", "mps", "cpu') + print('"):
+        with pytest.raises(SettingError, match="device must be cpu, cuda, or one GPU such as cuda:1; got "):
+            find_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError, match=r"device cuda: torch .* finds no CUDA GPU here; use device cpu"):
+        load_model(INFECTION_BUNDLE, device="cuda")
+
+
+def test_bfloat16_needs_a_device_that_has_it(network, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: False)
+    for name in runtime.RUNTIMES:
+        with pytest.raises(SettingError, match="precision bf16: this processor has no bfloat16 arithmetic; use prec"):
+            _with(network, name, "bf16")
+    with pytest.raises(SettingError, match="precision bf16: device cuda:1 has no bfloat16 arithmetic"):
+        with_runtime(
+            network,
+            runtime="torch",
+            precision="bf16",
+            device=torch.device("cuda:1"),
+            example=EXAMPLE,
+            weights="a" * 64,
+        )
+
+
+@pytest.mark.parametrize(("major", "has"), [(7, False), (8, True), (9, True)])
+def test_gpus_compute_in_bfloat16_since_ampere(monkeypatch, major, has):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    assert runtime.has_bfloat16(torch.device("cuda")) is has
+
+
+def test_a_processor_is_asked_whether_it_has_bfloat16():
+    assert runtime.has_bfloat16(CPU) is torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_bfloat16_is_near_float32(network, cache, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: True)  # others imitate it, slowly
     image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     expected = _run(network, image)
     lower = _with(network, "torch", "bf16")
@@ -132,11 +214,11 @@ def test_bfloat16_is_near_float32(network, cache):
 
 
 def test_unknown_settings_are_refused(network):
-    with pytest.raises(ValueError, match="runtime must be one of auto, torch, openvino; got 'onnx'"):
+    with pytest.raises(SettingError, match="runtime must be one of auto, torch, openvino; got 'onnx'"):
         _with(network, "onnx")
-    with pytest.raises(ValueError, match="precision must be one of f32, bf16; got 'int8'"):
+    with pytest.raises(SettingError, match="precision must be one of f32, bf16; got 'int8'"):
         _with(network, precision="int8")
-    with pytest.raises(BundleError, match="precision must be one of f32, bf16; got 'int8'"):
+    with pytest.raises(SettingError, match="precision must be one of f32, bf16; got 'int8'"):
         load_model(INFECTION_BUNDLE, precision="int8")
 
 

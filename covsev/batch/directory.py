@@ -85,7 +85,7 @@ def assess_directory(
 
     Raises:
         ScanError: if ``scans`` holds none.
-        BundleError: if the network cannot be loaded.
+        BundleError: if the network cannot be loaded, also where the machine lacks the device or the precision.
         WorkerError: if a worker cannot be started, or a cluster not reached.
         ValueError: if ``workers`` is below 1.
     """
@@ -96,7 +96,7 @@ def assess_directory(
         raise ScanError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)", code="missing")
     options, folder = options or Options(), Path(output)
     started, clock = datetime.now(UTC), time.perf_counter()
-    workforce = _workforce(Path(bundle), min(workers, len(sources)), scheduler, debug)
+    workforce = _workforce(Path(bundle), min(workers, len(sources)), scheduler, options, debug)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -111,10 +111,10 @@ def assess_directory(
     return result
 
 
-def _workforce(bundle: Path, workers: int, scheduler: str | None, debug: bool) -> _Workforce:
+def _workforce(bundle: Path, workers: int, scheduler: str | None, options: Options, debug: bool) -> _Workforce:
     if scheduler is None:
-        return LocalProcesses(bundle, workers, debug=debug)
-    return DaskCluster(bundle, scheduler, workers)
+        return LocalProcesses(bundle, workers, options.model_settings, debug=debug)
+    return DaskCluster(bundle, scheduler, workers, options.model_settings)
 
 
 def _assess(

@@ -20,13 +20,14 @@ LOCAL = "local"
 class DaskCluster:
     """A Dask cluster, found by its scheduler's address or made on this machine."""
 
-    def __init__(self, bundle: Path, scheduler: str, workers: int) -> None:
+    def __init__(self, bundle: Path, scheduler: str, workers: int, settings: Mapping[str, str]) -> None:
         """Connect, and have one worker load the model.
 
         Args:
             bundle: folder that every worker can read.
             scheduler: address such as ``tcp://10.0.0.1:8786``, or :data:`LOCAL`.
             workers: processes of a local cluster.
+            settings: of :attr:`covsev.options.Options.model_settings`.
 
         Raises:
             WorkerError: if Dask is not installed, no scheduler answers, or the workers have another covsev.
@@ -40,7 +41,7 @@ class DaskCluster:
         self._cluster = _local_cluster(workers) if scheduler == LOCAL else None
         try:
             self._client = Client(self._cluster or scheduler, timeout=_CONNECT_SECONDS)
-            self.model = self._describe()
+            self.model = self._describe(settings)
         except (OSError, TimeoutError, ValueError) as error:
             self.close()
             if isinstance(error, CovsevError):
@@ -71,8 +72,8 @@ class DaskCluster:
             yield _row(futures[future], future)
             future.release()
 
-    def _describe(self) -> Mapping[str, Any]:
-        model = self._client.submit(_describe, self._bundle, pure=False).result()
+    def _describe(self, settings: Mapping[str, str]) -> Mapping[str, Any]:
+        model = self._client.submit(_describe, self._bundle, dict(settings), pure=False).result()
         if "refused" in model:
             raise BundleError(model["refused"])
         if model["covsev_version"] != __version__:
@@ -114,11 +115,11 @@ def _assess(job: Job, bundle: Path) -> Row:
     return assess_job(job, bundle)
 
 
-def _describe(bundle: Path) -> dict[str, Any]:
+def _describe(bundle: Path, settings: dict[str, str]) -> dict[str, Any]:
     """On a worker: the loaded model in words."""
     from covsev.batch.work import cached_model, describe
 
     try:
-        return describe(cached_model(bundle))
+        return describe(cached_model(bundle, **settings))
     except CovsevError as error:
         return {"refused": str(error)}

@@ -42,12 +42,12 @@ class Worker:
     A plain subprocess, not ``multiprocessing``: scripts and notebooks need no ``if __name__ == "__main__"``.
     """
 
-    def __init__(self, bundle: Path, threads: int, *, debug: bool) -> None:
+    def __init__(self, bundle: Path, threads: int, settings: Mapping[str, str], *, debug: bool) -> None:
         """Start the process; it needs seconds to load the model."""
         share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
         self._errors = None if debug else tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(  # noqa: S603 - no shell, our own module
-            [sys.executable, "-m", "covsev.batch.worker", str(bundle)],
+            [sys.executable, "-m", "covsev.batch.worker", str(bundle), json.dumps(dict(settings))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -118,9 +118,15 @@ class Worker:
 class LocalProcesses:
     """Worker processes of this machine, each with its own model and its share of the cores."""
 
-    def __init__(self, bundle: Path, workers: int, *, debug: bool = False) -> None:
-        """Start the workers and wait until the first has loaded the model."""
+    def __init__(
+        self, bundle: Path, workers: int, settings: Mapping[str, str] | None = None, *, debug: bool = False
+    ) -> None:
+        """Start the workers and wait until the first has loaded the model.
+
+        ``settings`` are those of :attr:`covsev.options.Options.model_settings`.
+        """
         self._bundle, self._threads, self._debug = bundle, thread_share(workers), debug
+        self._settings = settings or {}
         self._lock = threading.Lock()
         self._open: list[Worker] = []
         self._started = [self._start() for _ in range(workers)]
@@ -173,7 +179,7 @@ class LocalProcesses:
             yield self._run_alone(job)
 
     def _start(self) -> Worker:
-        worker = Worker(self._bundle, self._threads, debug=self._debug)
+        worker = Worker(self._bundle, self._threads, self._settings, debug=self._debug)
         with self._lock:
             self._open.append(worker)
         return worker

@@ -33,6 +33,7 @@ def describe(model: LesionModel) -> dict[str, Any]:
         "hu_window": list(model.preprocessing.hu_window),
         "network_size": list(model.preprocessing.network_size),
         "lung_margin_mm": model.preprocessing.lung_margin_mm,
+        "runs_on": model.runs_on,
     }
 
 
@@ -71,7 +72,7 @@ def assess_job(job: Job, bundle: Path) -> Row:
     """Do one job in this process; scans of several threads are read and written beside each other, not computed."""
     scan = read(job)
     with _computing:
-        model = cached_model(bundle)
+        model = cached_model(bundle, **job.options.model_settings)
         assessment = compute(job, scan, model)
     return finish(job, assessment)
 

@@ -1,7 +1,8 @@
-"""A worker process: ``python -m covsev.batch.worker BUNDLE``, started by :mod:`covsev.batch.processes`.
+"""A worker process: ``python -m covsev.batch.worker BUNDLE SETTINGS``, started by :mod:`covsev.batch.processes`.
 
-It speaks in lines of JSON. Out: ``ready`` with the model's description, or ``refused``; ``next`` to ask for a scan;
-``done`` with a row. In: a job, or an empty line for no more. It ends with its parent.
+SETTINGS is the JSON form of :attr:`covsev.options.Options.model_settings`. The process speaks in lines of JSON. Out:
+``ready`` with the model's description, or ``refused``; ``next`` to ask for a scan; ``done`` with a row. In: a job, or
+an empty line for no more. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 from covsev.errors import CovsevError
 
 
-def main(bundle: Path, commands: TextIO, answers: TextIO) -> None:
+def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: TextIO) -> None:
     """Load the model, then do the jobs that ``commands`` brings until there are no more."""
     from covsev.batch.job import Job
     from covsev.batch.work import describe, work_through
@@ -39,7 +40,7 @@ def main(bundle: Path, commands: TextIO, answers: TextIO) -> None:
             say("next")
 
     try:
-        model = load_model(bundle)
+        model = load_model(bundle, **settings)
     except CovsevError as error:
         say("refused", reason=str(error))
         return
@@ -58,5 +59,5 @@ def _listen(commands: TextIO, lines: SimpleQueue[str]) -> None:
 if __name__ == "__main__":
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
-    main(Path(sys.argv[1]), sys.stdin, private)
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.stdin, private)
     os._exit(0)  # the listener still holds the input, over which an orderly end would stumble

@@ -208,9 +208,7 @@ class InfNet(nn.Module):
 
     def all_outputs(self, image: Tensor) -> InfNetOutput:
         """All five outputs of :meth:`forward`, whatever ``deep_supervision`` says."""
-        height, width = image.shape[-2:]
-        if height % 32 != 0 or width % 32 != 0:
-            raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
+        require_sides(image)
         x4, x8, x16, x32 = self.backbone(image)
         edge = self.edge_guidance(x4)
         sg = self.partial_decoder(self.rfb32(x32), self.rfb16(x16), self.rfb8(x8))
@@ -224,6 +222,17 @@ class InfNet(nn.Module):
             _resize_to(sg, image),
             _resize_to(self.edge_head(edge), image),
         )
+
+
+def require_sides(image: Tensor) -> None:
+    """Refuse an image (B, C, H, W) that the encoder cannot halve five times.
+
+    Raises:
+        ValueError: if a side is not a multiple of 32.
+    """
+    height, width = image.shape[-2:]
+    if height % 32 != 0 or width % 32 != 0:
+        raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
 
 
 def _double(x: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""InfNet with less to compute, for inference: the same function of the image, up to rounding.
+
+Convolutions that follow each other without an activation between them are one linear map, and Inf-Net has such chains.
+The zero padding between them is kept exactly, border included: a bias that it cuts off becomes the weight of a channel
+of ones, and the partial decoder's tail passes on one channel for each tap of its last kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from covsev.networks.backbones import with_ones
+from covsev.networks.infnet import InfNet, _PartialDecoder, _resize_to, require_sides
+
+
+def inference_form(network: nn.Module) -> nn.Module:
+    """What computes S_3 of an :class:`InfNet` with less arithmetic; any other network as it is."""
+    return InferenceInfNet(network) if type(network) is InfNet and not network.deep_supervision else network
+
+
+class InferenceInfNet(nn.Module):
+    """S_3 logits of an :class:`InfNet`.
+
+    Args:
+        network: trained; it is copied.
+    """
+
+    def __init__(self, network: InfNet):
+        super().__init__()
+        parts = copy.deepcopy(network).eval()
+        self.backbone = parts.backbone
+        self.rfb8, self.rfb16, self.rfb32 = parts.rfb8, parts.rfb16, parts.rfb32
+        self.partial_decoder = parts.partial_decoder
+        _shorten_tail(self.partial_decoder)
+        first, second, last = parts.edge_guidance
+        self.edge = _pointwise_then(first, second)
+        self.edge_at8, self.edge_at16, self.edge_at32 = (_then_shrink(last, factor) for factor in (2, 4, 8))
+        self.attention5, self.attention4, self.attention3 = parts.attention5, parts.attention4, parts.attention3
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C, H, W) of ``image`` (B, in_channels, H, W), values in [0, 1], H and W multiples of 32.
+
+        Raises:
+            ValueError: if a side is not a multiple of 32.
+        """
+        require_sides(image)
+        x4, x8, x16, x32 = self.backbone(image)
+        edge = self.edge(with_ones(x4))
+        sg = self.partial_decoder(self.rfb32(x32), self.rfb16(x16), self.rfb8(x8))
+        s5 = self.attention5(x32, _resize_to(sg, x32), self.edge_at32(edge[:, :, 2:-2, 2:-2]))
+        s4 = self.attention4(x16, _resize_to(s5, x16), self.edge_at16(edge))
+        s3 = self.attention3(x8, _resize_to(s4, x8), self.edge_at8(edge))
+        return _resize_to(s3, image)
+
+
+def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64, of a convolution with its batch norm."""
+    norm = layer.get_submodule("bn")
+    assert isinstance(norm, nn.BatchNorm2d)
+    state = {name: value.double() for name, value in layer.state_dict().items()}
+    scale = state["bn.weight"] / torch.sqrt(state["bn.running_var"] + norm.eps)
+    return state["conv.weight"] * scale[:, None, None, None], state["bn.bias"] - state["bn.running_mean"] * scale
+
+
+def _conv(weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Conv2d:
+    """The convolution with these numbers."""
+    out_channels, in_channels, kernel, _ = weight.shape
+    conv = nn.Conv2d(in_channels * groups, out_channels, kernel, stride, padding, groups=groups)
+    conv.load_state_dict({"weight": weight, "bias": bias})
+    return conv.requires_grad_(False)
+
+
+def _pointwise_then(first: nn.Module, second: nn.Module) -> nn.Conv2d:
+    """A 1 x 1 and a padded 3 x 3 layer as one convolution over the input and a last channel of ones."""
+    (weight1, bias1), (weight2, bias2) = _folded(first), _folded(second)
+    image = torch.einsum("omhw,mi->oihw", weight2, weight1[:, :, 0, 0])
+    ones = torch.einsum("omhw,m->ohw", weight2, bias1)[:, None]
+    return _conv(torch.cat((image, ones), dim=1), bias2, padding=1)
+
+
+def _then_shrink(layer: nn.Module, factor: int) -> nn.Conv2d:
+    """A padded 3 x 3 layer and the resizing by 1/2, 1/4 or 1/8 after it, as one strided convolution.
+
+    Bilinear resizing by an even factor is the mean of the two by two pixels in the middle of each square. At 1/8 the
+    convolution is for the input without two pixels at each border.
+    """
+    weight, bias = _folded(layer)
+    shifts = [(row, 1 - row, column, 1 - column) for row in (0, 1) for column in (0, 1)]
+    mean = torch.stack([F.pad(weight, shift) for shift in shifts]).mean(dim=0)
+    return _conv(mean, bias, stride=factor, padding=1 if factor == 2 else 0)
+
+
+def _shorten_tail(decoder: _PartialDecoder) -> None:
+    """Replace the last three layers, 3 x 3, 3 x 3 and 1 x 1: of the middle one only what the last one reads is left.
+
+    Nine channels of each output say what each tap of the second kernel would read; the second kernel only adds them up
+    at their places, where zero padding is what it was.
+    """
+    (weight1, bias1), (weight2, bias2) = _folded(decoder.conv_concat3), _folded(decoder.conv4)
+    last = decoder.conv5.weight.double()[:, :, 0, 0]
+    taps = torch.einsum("om,mihw->oihw", last, weight2)
+    outputs = len(last)
+    read = torch.einsum("omde,mihw->odeihw", taps, weight1).flatten(0, 2)
+    decoder.add_module("conv_concat3", _conv(read, torch.einsum("omde,m->ode", taps, bias1).flatten(), padding=1))
+    places = torch.eye(9).reshape(1, 9, 3, 3).repeat(outputs, 1, 1, 1)
+    bias = last @ bias2 + decoder.conv5.state_dict()["bias"].double()
+    decoder.add_module("conv4", _conv(places, bias, padding=1, groups=outputs))
+    decoder.add_module("conv5", nn.Identity())
