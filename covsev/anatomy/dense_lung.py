@@ -12,7 +12,7 @@ edge at the wall; one that ends blunt is believed to go on, as far as its neighb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,12 @@ from covsev.anatomy.diaphragm import AT_SIDE, BACK_DEGREES, BLUNT_MM, contact_li
 _SOFT_HU = (-400, 200)
 _LEVEL_DEGREES = 30  # nearer to the spine both lungs reach down equally far
 _ASKEW_DEGREES = 24
-_MAXFRONT_DEGREES = 140  # cartilage in front is no landmark
+_MAX_FRONT_DEGREES = 140  # cartilage in front is no landmark
 _STRONG_GAP_MM, _WEAK_GAP_MM = 4.0, 1.0
 _WEAK_REACH = 6  # rays or slices around a strong gap
 _MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung
 _OUTER_MARGIN_MM = 0.5
+_DOME_MM = 40.0
 _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
@@ -91,15 +92,17 @@ def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
     """(angle, mm, z) dense voxels that are lung by the predicted shape."""
     bottom, top, blunt, expected = _extent(own, other, z_mm)
     base = cut_base(own, other, z_mm)
-    bottom = bottom if base is None else np.minimum(bottom, base[0])
+    if base is not None:
+        bottom, own = np.minimum(bottom, base[0]), replace(own, wall=_wall_everywhere(own.wall, z_mm))
     z = np.arange(own.wall.shape[1])
     inside = expected[:, None] & (z >= bottom[:, None]) & (z <= top[:, None])
     gap = np.where(np.isfinite(own.wall), own.wall - own.last, 0)
-    rays = _rays_with_a_gap(inside, gap, own, _MIN_SEEN if base is None else 0.0)
+    rays = _rays_with_a_gap(inside, gap, own, cut_base=base is not None)
     if not rays.any():
         return np.zeros(own.lung.shape, dtype=bool)
     floor = diaphragm(own, other, bottom, blunt, expected, z_mm) if base is None else base[1]
-    start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm))
+    over_dome_mm = 0.0 if base is None else _DOME_MM
+    start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm, over_dome_mm))
     radius = np.arange(REACH_MM)[None, :, None]
     outer = np.where(np.isfinite(own.wall), own.wall + _OUTER_MARGIN_MM, 0)
     between = (radius >= start[:, None]) & (radius <= outer[:, None]) & rays[:, None]
@@ -107,15 +110,24 @@ def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
     return between & soft & ~own.lung & (z >= floor[:, :, None] + 0.5)  # type: ignore[no-any-return]
 
 
-def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps, min_seen: float) -> Mask:
+def _wall_everywhere(wall: Plane, z_mm: float) -> Plane:
+    """``wall`` with its gaps filled from near rays."""
+    known = np.isfinite(wall)
+    return np.where(known, wall, spread(np.where(known, wall, 0), known, (1.0, z_mm / 2)))
+
+
+def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps, *, cut_base: bool) -> Mask:
     """(angle, z) rays where lung should touch the wall and does not: clear ones, and less clear ones around them.
 
     A group of rays most of which meet no lung at all is no gap: the patient lies askew, and the mirror misleads.
     """
-    strong = inside & ~own.contact & (gap > _STRONG_GAP_MM) & (DEGREES < _MAXFRONT_DEGREES)[:, None]
+    strong = inside & ~own.contact & (gap > _STRONG_GAP_MM)
+    if cut_base:
+        return strong
+    strong &= (DEGREES < _MAX_FRONT_DEGREES)[:, None]
     groups, number = ndimage.label(ndimage.binary_opening(strong, structure=np.ones((3, 3))))
     seen = ndimage.mean(own.last > 0, groups, np.arange(number + 1))
-    strong = (groups > 0) & (np.atleast_1d(seen)[groups] >= min_seen)
+    strong = (groups > 0) & (np.atleast_1d(seen)[groups] >= _MIN_SEEN)
     around = ndimage.binary_dilation(strong, iterations=_WEAK_REACH)
     return ndimage.binary_propagation(strong, mask=strong | (inside & around & (gap > _WEAK_GAP_MM)))  # type: ignore[no-any-return]
 
@@ -151,12 +163,25 @@ def _shift(difference: NDArray[Any], known: Mask, z_mm: float, *, level_at_spine
     return spread(values[:, None], (known | anchors)[:, None])[:, 0]
 
 
-def _mediastinum(own: SideMaps, other: SideMaps, z_mm: float) -> Plane:
-    """(angle, z) radius at which lung begins: this lung's, elsewhere the mirrored one shifted to its neighbours."""
-    first, first2 = (np.where(maps.lung.any(axis=1), maps.lung.argmax(axis=1), -1) for maps in (own, other))
+def _mediastinum(own: SideMaps, other: SideMaps, z_mm: float, over_dome_mm: float) -> Plane:
+    """(angle, z) radius at which lung begins: this lung's, elsewhere the mirrored one shifted to its neighbours.
+
+    Lung up to ``over_dome_mm`` higher counts, so that the dome of the diaphragm is not taken for the mediastinum.
+    """
+    first, first2 = (_first(_seen_from_below(maps.lung, over_dome_mm / z_mm)) for maps in (own, other))
     step_mm = (1.0, z_mm / 2)
     prior = spread(first2, first2 >= 0, step_mm)
     return prior + spread(first - prior, first >= 0, step_mm)
+
+
+def _first(lung: Mask) -> NDArray[np.int64]:
+    return np.where(lung.any(axis=1), lung.argmax(axis=1), -1)
+
+
+def _seen_from_below(lung: Mask, slices: float) -> Mask:
+    """``lung`` and what lies up to so many slices below it."""
+    size = round(slices) + 1
+    return ndimage.maximum_filter1d(lung, size, axis=2, origin=-(size // 2), mode="constant")  # type: ignore[no-any-return]
 
 
 # ---- on the grid -----------------------------------------------------------------------------------------------

@@ -24,13 +24,16 @@ _MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung 
 _TOLERANCE_MM = 20.0
 _CUT_SHARE = 0.6  # of the side's columns end blunt: the base is cut off
 _TISSUE_HU = (-150, 200)
-_STEP_HU = 11.0  # consolidation differs from what lies under the diaphragm by at least this
+_STEP_HU = 8.0  # consolidation differs from what lies under the diaphragm by at least this
 _SKIPPED_MM, _REFERENCE_MM = 4.0, 14.0  # under the lung's face: mixed voxels, then dense lung
-_SMOOTH = (2.5, 7.0, 6.0)  # rays, mm along them, mm of height
+_SMOOTH = (5.0, 12.0, 3.0)  # rays, mm along them, mm of height
+_RECESS_WIDTH_MM = 20.0
+_SEARCHED_MM = 80.0  # above and below the mirrored diaphragm
 _MARGIN_MM = 5.0  # to the wall, whose muscle and fat differ from lung
 _MIN_RADIUS_MM = 25
+_RECESS_MM = 8.0  # of lung in the recess below the lowest contact, too thin to be seen as such
 _FORM_MM = 10.0  # a step this near to the mirrored diaphragm has its form
-_FORM_SHARE = 0.35  # of all columns have such a step
+_FORM_SHARE = 0.28  # of all columns have such a step
 
 
 def contact_line(own: SideMaps, z_mm: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask, Mask]:
@@ -76,46 +79,45 @@ def cut_base(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane]
         return None
     wall_mm = _wall_radius(own, low.astype(float), enough, z_mm)
     prior = _mirrored_lowest(other, wall_mm, z_mm)
-    step, columns = _density_step(own, wall_mm, z_mm)
-    shift = _common_shift(np.where(columns, step - prior, np.nan), z_mm)
+    step = _density_step(own, prior, wall_mm, z_mm)
+    shift = _common_shift(step, z_mm)
     if shift is None:
         return None
-    near = columns & (np.abs(step - prior - shift) * z_mm < _FORM_MM)
-    surface = prior + spread(step - prior, near, (1.0, 2.0))
-    edge = spread(low2[:, None], enough2[:, None])[:, 0] + shift
-    return edge, np.where(columns, np.minimum(surface, _lowest(own.lung)[0]), surface)
+    near = np.abs(step - shift) * z_mm < _FORM_MM
+    surface = prior + spread(step, near, (1.0, 2.0))
+    edge = spread(low2[:, None], enough2[:, None])[:, 0] + shift - _RECESS_MM / z_mm
+    return edge, surface
 
 
-def _density_step(own: SideMaps, wall_mm: NDArray[np.int64], z_mm: float) -> tuple[NDArray[np.int64], Mask]:
-    """(angle, mm) lowest slice of tissue like that under the lung's lower face, and the columns that have such a face."""
+def _density_step(own: SideMaps, prior: Plane, wall_mm: NDArray[np.int64], z_mm: float) -> Plane:
+    """(angle, mm) height over ``prior`` (slices) where tissue like that under the lung's lower face ends; else nan."""
     lowest, has = _lowest(own.lung)
     radius = np.arange(REACH_MM)[None, :]
     columns = has & (radius > _MIN_RADIUS_MM) & (radius < wall_mm[:, None] - _MARGIN_MM)
-    below_mm = (lowest[:, :, None] - np.arange(own.hu.shape[2])) * z_mm
-    mean_hu, tissue = _smooth_tissue_hu(own, z_mm)
-    reference = (below_mm > _SKIPPED_MM) & (below_mm < _REFERENCE_MM) & columns[:, :, None] & tissue
+    level = np.rint(prior).astype(int)
+    height = np.arange(-round(_SEARCHED_MM / z_mm), round(_SEARCHED_MM / z_mm) + 1)
+    mean_hu, tissue = _mean_along(own, level[:, :, None] + height, z_mm)
+    below_mm = ((lowest - level)[:, :, None] - height) * z_mm
+    in_recess = columns & (radius > wall_mm[:, None] - _RECESS_WIDTH_MM) & AT_SIDE[:, None]  # far from the dome
+    reference = (below_mm > _SKIPPED_MM) & (below_mm < _REFERENCE_MM) & in_recess[:, :, None] & tissue
     if not reference.any():
-        return lowest, np.zeros_like(columns)
-    dense_hu = _mode(mean_hu[reference])
-    differs = ~tissue | (np.abs(mean_hu - dense_hu) > _STEP_HU)
+        return np.full(columns.shape, np.nan)
+    differs = ~tissue | (np.abs(mean_hu - np.median(mean_hu[reference])) > _STEP_HU)
     differs &= below_mm > _SKIPPED_MM
-    step = differs.shape[2] - differs[:, :, ::-1].argmax(axis=2)
-    return step, columns & differs.any(axis=2)
+    step = height[-1] + 1 - differs[:, :, ::-1].argmax(axis=2)
+    return np.where(columns & differs.any(axis=2), step + level - prior, np.nan)
 
 
-def _smooth_tissue_hu(own: SideMaps, z_mm: float) -> tuple[NDArray[np.float32], Mask]:
-    """HU smoothed over tissue only, and where there is tissue at all."""
-    tissue = (own.hu > _TISSUE_HU[0]) & (own.hu < _TISSUE_HU[1]) & ~own.lung
+def _mean_along(own: SideMaps, slices: NDArray[np.int64], z_mm: float) -> tuple[NDArray[np.float32], Mask]:
+    """HU in ``slices`` (angle, mm, height), smoothed over tissue and along that surface; where there is tissue."""
+    inside = (slices >= 0) & (slices < own.hu.shape[2])
+    index = np.clip(slices, 0, own.hu.shape[2] - 1)
+    hu, lung = (np.take_along_axis(values, index, axis=2) for values in (own.hu, own.lung))
+    tissue = inside & (hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1]) & ~lung
     sigma = (*_SMOOTH[:2], _SMOOTH[2] / z_mm)
     weight = ndimage.gaussian_filter(tissue.astype(np.float32), sigma, truncate=2)
-    total = ndimage.gaussian_filter(np.where(tissue, own.hu, 0).astype(np.float32), sigma, truncate=2)
+    total = ndimage.gaussian_filter(np.where(tissue, hu, 0).astype(np.float32), sigma, truncate=2)
     return total / np.maximum(weight, 1e-3), weight > 0.3
-
-
-def _mode(values: NDArray[np.float32]) -> float:
-    """Middle of the densest 8 HU of ``values``."""
-    counts, edges = np.histogram(values, bins=np.arange(*_TISSUE_HU, 4))
-    return float(edges[np.convolve(counts, (1, 1), mode="valid").argmax() + 1])
 
 
 def _common_shift(shifts: Plane, z_mm: float) -> float | None:
