@@ -39,10 +39,12 @@ _LEVEL_DEGREES = 30  # nearer to the spine both lungs reach down equally far
 _ASKEW_DEGREES = 24
 _MAX_FRONT_DEGREES = 140  # cartilage in front is no landmark
 _STRONG_GAP_MM, _WEAK_GAP_MM = 4.0, 1.0
+_SPINE_DEGREES, _SPINE_GAP_MM = 30, 8.0  # beside the spine soft tissue lies between ribs and pleura
 _WEAK_REACH = 6  # rays or slices around a strong gap
-_MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung
+_MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung, or lie below lung that disease has cut off
 _OUTER_MARGIN_MM = 0.5
 _DOME_MM = 40.0
+_AGREES_MM = 10.0
 _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
@@ -97,7 +99,7 @@ def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
     z = np.arange(own.wall.shape[1])
     inside = expected[:, None] & (z >= bottom[:, None]) & (z <= top[:, None])
     gap = np.where(np.isfinite(own.wall), own.wall - own.last, 0)
-    rays = _rays_with_a_gap(inside, gap, own, cut_base=base is not None)
+    rays = _rays_with_a_gap(inside, gap, own, blunt, cut_base=base is not None)
     if not rays.any():
         return np.zeros(own.lung.shape, dtype=bool)
     floor = diaphragm(own, other, bottom, blunt, expected, z_mm) if base is None else base[1]
@@ -116,17 +118,18 @@ def _wall_everywhere(wall: Plane, z_mm: float) -> Plane:
     return np.where(known, wall, spread(np.where(known, wall, 0), known, (1.0, z_mm / 2)))
 
 
-def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps, *, cut_base: bool) -> Mask:
+def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps, blunt: Mask, *, cut_base: bool) -> Mask:
     """(angle, z) rays where lung should touch the wall and does not: clear ones, and less clear ones around them.
 
-    A group of rays most of which meet no lung at all is no gap: the patient lies askew, and the mirror misleads.
+    A group of rays most of which meet no lung at all is no gap, unless disease cut off what is above: the patient lies
+    askew, and the mirror misleads.
     """
-    strong = inside & ~own.contact & (gap > _STRONG_GAP_MM)
+    strong = inside & ~own.contact & (gap > np.where(DEGREES < _SPINE_DEGREES, _SPINE_GAP_MM, _STRONG_GAP_MM)[:, None])
     if cut_base:
         return strong
     strong &= (DEGREES < _MAX_FRONT_DEGREES)[:, None]
     groups, number = ndimage.label(ndimage.binary_opening(strong, structure=np.ones((3, 3))))
-    seen = ndimage.mean(own.last > 0, groups, np.arange(number + 1))
+    seen = ndimage.mean((own.last > 0) | blunt[:, None], groups, np.arange(number + 1))
     strong = (groups > 0) & (np.atleast_1d(seen)[groups] >= _MIN_SEEN)
     around = ndimage.binary_dilation(strong, iterations=_WEAK_REACH)
     return ndimage.binary_propagation(strong, mask=strong | (inside & around & (gap > _WEAK_GAP_MM)))  # type: ignore[no-any-return]
@@ -143,7 +146,7 @@ def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, 
     higher = high2 + _shift(high - high2, alike, z_mm, level_at_spine=False)
     mirrored = low2 + lower_by
     # A blunt end holds unless the other lung goes clearly lower: at the spine healthy lung too ends blunt.
-    agrees = enough & ((low - mirrored) * z_mm < BLUNT_MM)
+    agrees = enough & ((low - mirrored) * z_mm < np.where(AT_SIDE, _AGREES_MM, BLUNT_MM))
     bottom = np.where(tapers | agrees | ~enough2, low, mirrored)
     bottom = np.where(enough, np.minimum(bottom, low), bottom)
     cut_above = enough2 & AT_SIDE & ((higher - high) * z_mm > _APEX_TOLERANCE_MM)
@@ -221,6 +224,6 @@ def _sorted_out(
 def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     """``found`` without what is thin even together with the lung."""
     together = sitk.GetImageFromArray((found | lung).astype(np.uint8).transpose())
-    radius = [max(0, round(_OPENING_MM / side) - 1) for side in spacing_mm]
+    radius = [round(_OPENING_MM / 2 / side) for side in spacing_mm]
     opened = sitk.BinaryMorphologicalOpening(together, radius, sitk.sitkBox)
     return found & (sitk.GetArrayFromImage(opened).transpose() > 0)  # type: ignore[no-any-return]

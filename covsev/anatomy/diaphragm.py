@@ -21,7 +21,7 @@ BACK_DEGREES, FRONT_DEGREES = 45, 130
 AT_SIDE = (DEGREES > BACK_DEGREES) & (DEGREES < FRONT_DEGREES)
 
 _MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung ends
-_TOLERANCE_MM = 20.0
+_TOLERANCE_MM = 8.0
 _CUT_SHARE = 0.6  # of the side's columns end blunt: the base is cut off
 _TISSUE_HU = (-150, 200)
 _STEP_HU = 8.0  # consolidation differs from what lies under the diaphragm by at least this
@@ -90,22 +90,26 @@ def cut_base(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane]
 
 
 def _density_step(own: SideMaps, prior: Plane, wall_mm: NDArray[np.int64], z_mm: float) -> Plane:
-    """(angle, mm) height over ``prior`` (slices) where tissue like that under the lung's lower face ends; else nan."""
+    """(angle, mm) height over ``prior`` (slices) where tissue like that under the lung's lower face ends.
+
+    Infinite where it does not end, nan where the lung has no lower face.
+    """
     lowest, has = _lowest(own.lung)
     radius = np.arange(REACH_MM)[None, :]
     columns = has & (radius > _MIN_RADIUS_MM) & (radius < wall_mm[:, None] - _MARGIN_MM)
     level = np.rint(prior).astype(int)
     height = np.arange(-round(_SEARCHED_MM / z_mm), round(_SEARCHED_MM / z_mm) + 1)
-    mean_hu, tissue = _mean_along(own, level[:, :, None] + height, z_mm)
+    slices = level[:, :, None] + height
+    mean_hu, tissue = _mean_along(own, slices, z_mm)
     below_mm = ((lowest - level)[:, :, None] - height) * z_mm
     in_recess = columns & (radius > wall_mm[:, None] - _RECESS_WIDTH_MM) & AT_SIDE[:, None]  # far from the dome
     reference = (below_mm > _SKIPPED_MM) & (below_mm < _REFERENCE_MM) & in_recess[:, :, None] & tissue
     if not reference.any():
         return np.full(columns.shape, np.nan)
     differs = ~tissue | (np.abs(mean_hu - np.median(mean_hu[reference])) > _STEP_HU)
-    differs &= below_mm > _SKIPPED_MM
+    differs &= (below_mm > _SKIPPED_MM) & (slices >= 0)
     step = height[-1] + 1 - differs[:, :, ::-1].argmax(axis=2)
-    return np.where(columns & differs.any(axis=2), step + level - prior, np.nan)
+    return np.where(columns, np.where(differs.any(axis=2), step + level - prior, np.inf), np.nan)
 
 
 def _mean_along(own: SideMaps, slices: NDArray[np.int64], z_mm: float) -> tuple[NDArray[np.float32], Mask]:
@@ -122,10 +126,10 @@ def _mean_along(own: SideMaps, slices: NDArray[np.int64], z_mm: float) -> tuple[
 
 def _common_shift(shifts: Plane, z_mm: float) -> float | None:
     """The shift (slices) that most columns share; ``None`` if too few do."""
-    known = shifts[np.isfinite(shifts)]
+    known = shifts[~np.isnan(shifts)]
     if not known.size:
         return None
-    counts, edges = np.histogram(known * z_mm, bins=np.arange(-100, 101, 2.0))
+    counts, edges = np.histogram(known[np.isfinite(known)] * z_mm, bins=np.arange(-_SEARCHED_MM, _SEARCHED_MM + 1, 2.0))
     middle = edges[np.convolve(counts, np.ones(5), mode="valid").argmax()] + 5.0
     near = known[np.abs(known * z_mm - middle) < _FORM_MM]
     return float(np.median(near)) if near.size > _FORM_SHARE * known.size else None
