@@ -70,7 +70,7 @@ def test_consolidation_with_a_flat_edge_is_recovered_and_nothing_else(whole, sha
 
 def with_base_gone(whole, side, abdomen_hu):
     """The lung cut off at a level above the dome, over an abdomen of ``abdomen_hu``."""
-    hu, lungs, (_, y, z) = whole
+    _, lungs, (_, y, z) = whole
     part = (lungs == side) & (z < 120)
     changed, left = with_part(whole, part)
     under = (lungs == 0) & (changed > -100) & (changed < 200) & (z < 125) & (y < 60)
