@@ -75,7 +75,10 @@ def cut_base(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane]
     """
     low, _, enough, blunt = contact_line(own, z_mm)
     low2, _, enough2, _ = contact_line(other, z_mm)
-    if np.count_nonzero(blunt & AT_SIDE) <= _CUT_SHARE * np.count_nonzero(AT_SIDE) or not enough2.any():
+    on_ray = own.last >= 0
+    ends_there = (low - on_ray.argmax(axis=1)) * z_mm < BLUNT_MM  # else lung goes on below, away from the wall
+    cut = blunt & ends_there & AT_SIDE
+    if np.count_nonzero(cut) <= _CUT_SHARE * np.count_nonzero(AT_SIDE) or not enough2.any():
         return None
     wall_mm = _wall_radius(own, low.astype(float), enough, z_mm)
     prior = _mirrored_lowest(other, wall_mm, z_mm)
