@@ -1,9 +1,8 @@
 """Lung that has become as dense as soft tissue: predicted between the chest wall and what is left of the lung.
 
 A threshold misses consolidation, and closing the mask brings back only what aerated lung surrounds. Here the lung's
-shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`). Below it
-ends at the diaphragm, whose height over every point comes from the aerated lung near it, from the mirrored other lung
-and from the line where the lung's lower edge meets the wall. Towards the mediastinum it ends where aerated lung begins
+shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`), below at
+the diaphragm (:mod:`covsev.anatomy.diaphragm`). Towards the mediastinum it ends where aerated lung begins
 or, on rays without any, where the mirrored lung does.
 
 Lung is added only on rays on which aerated lung ought to touch the wall and does not. A healthy lung tapers to a thin
@@ -43,8 +42,8 @@ _SPINE_DEGREES, _SPINE_GAP_MM = 30, 8.0  # beside the spine soft tissue lies bet
 _WEAK_REACH = 6  # rays or slices around a strong gap
 _MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung, or lie below lung that disease has cut off
 _OUTER_MARGIN_MM = 1.0
-_DOME_MM = 40.0
-_AGREES_MM = 10.0
+_DOME_MM = 40.0  # a dome of the diaphragm rises less into the lung
+_AGREES_MM = 10.0  # a blunt end at the side this little above the mirrored one is the lung's own
 _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
 _OPENING_MM = 4.0
 _MIN_ML = 3.0

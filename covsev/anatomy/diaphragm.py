@@ -21,19 +21,19 @@ BACK_DEGREES, FRONT_DEGREES = 45, 130
 AT_SIDE = (DEGREES > BACK_DEGREES) & (DEGREES < FRONT_DEGREES)
 
 _MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung ends
-_TOLERANCE_MM = 8.0
+_TOLERANCE_MM = 8.0  # a lower face this little above the mirrored diaphragm lies on it
 _CUT_SHARE = 0.6  # of the side's columns end blunt: the base is cut off
 _TISSUE_HU = (-150, 200)
 _STEP_HU = 8.0  # consolidation differs from what lies under the diaphragm by at least this
 _SKIPPED_MM, _REFERENCE_MM = 4.0, 14.0  # under the lung's face: mixed voxels, then dense lung
 _SMOOTH = (5.0, 12.0, 3.0)  # rays, mm along them, mm of height
-_RECESS_WIDTH_MM = 20.0
+_RECESS_WIDTH_MM = 20.0  # from the wall; below the cut lies dense lung here, not the dome
 _SEARCHED_MM = 80.0  # above and below the mirrored diaphragm
 _MARGIN_MM = 5.0  # to the wall, whose muscle and fat differ from lung
 _MIN_RADIUS_MM = 25
 _RECESS_MM = 8.0  # of lung in the recess below the lowest contact, too thin to be seen as such
 _FORM_MM = 10.0  # a step this near to the mirrored diaphragm has its form
-_FORM_SHARE = 0.28  # of all columns have such a step
+_FORM_SHARE = 0.28  # at least, of all columns that have such a step
 
 
 def contact_line(own: SideMaps, z_mm: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask, Mask]:
