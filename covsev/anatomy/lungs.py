@@ -33,7 +33,7 @@ from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, PADDING_HU, RIGHT_LUNG
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
 
 WORKING_SPACING_MM = 2.0
-_CHEST_WALL_MM = 40.0  # around the lungs, so that the ribs are in the box
+_CHEST_WALL_MM = 70.0  # around the aerated lungs, so that the ribs beside dense lung are in the box
 _CLOSING_MM = 12.0  # closes vessels, fissures and dents of the pleura that a ball of this radius does not enter
 _SIDE, _CERTAIN, _MISSED = 3, 4, 8  # bits of a coarse voxel: its lung, lung throughout, missed by the threshold
 
