@@ -55,13 +55,17 @@ def consolidated(
     hu: NDArray[Any], lungs: NDArray[np.uint8], part: NDArray[np.bool_], mean_hu: float, seed: int = 0
 ) -> NDArray[np.int16]:
     """``hu`` with ``part`` replaced by mottled soft tissue within 0 to 60 HU."""
+    box = tuple(slice(max(0, side.start - 3), side.stop + 3) for side in ndimage.find_objects(part.view(np.uint8))[0])
+    before, inside = hu[box], part[box]
     noise = np.random.default_rng(seed)
-    grain = ndimage.gaussian_filter(noise.standard_normal(hu.shape, dtype=np.float32), 2)
-    dense = np.clip(mean_hu + 15 * grain / grain.std() + noise.normal(0, 12, hu.shape), 0, 60)
-    changed = np.where(part, dense, hu)
-    rim = ndimage.binary_dilation(part, iterations=2) & (lungs == 0) & (hu < TISSUE_HU)
+    grain = ndimage.gaussian_filter(noise.standard_normal(before.shape, dtype=np.float32), 2)
+    dense = np.clip(mean_hu + 15 * grain / grain.std() + noise.normal(0, 12, before.shape), 0, 60)
+    changed = np.where(inside, dense, before)
+    rim = ndimage.binary_dilation(inside, iterations=2) & (lungs[box] == 0) & (before < TISSUE_HU)
     lung_share = np.clip((TISSUE_HU - changed) / (TISSUE_HU - LUNG_HU), 0, 1)
-    return np.rint(np.where(rim, changed + lung_share * (dense - LUNG_HU), changed)).astype(np.int16)
+    result = np.rint(hu).astype(np.int16)
+    result[box] = np.rint(np.where(rim, changed + lung_share * (dense - LUNG_HU), changed))
+    return result
 
 
 def rows_of(

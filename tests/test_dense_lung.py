@@ -68,6 +68,33 @@ def test_consolidation_with_a_flat_edge_is_recovered_and_nothing_else(whole, sha
     assert not (found.labels == 3 - side).any()
 
 
+def with_base_gone(whole, side, abdomen_hu):
+    """The lung cut off at a level above the dome, over an abdomen of ``abdomen_hu``."""
+    _, lungs, (_, y, z) = whole
+    part = (lungs == side) & (z < 120)
+    changed, left = with_part(whole, part)
+    under = (lungs == 0) & (changed > -100) & (changed < 200) & (z < 125) & (y < 60)
+    return np.where(under, changed - TISSUE_HU + abdomen_hu, changed).astype(np.int16), left, part
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_cut_off_base_is_recovered_where_the_density_shows_the_diaphragm(whole, side):
+    hu, left, part = with_base_gone(whole, side, abdomen_hu=65)
+    found = find_dense_lung(hu, left, SPACING_MM)
+    lung = whole[1] == side
+    assert (found.labels[part] == side).mean() > 0.6
+    assert np.count_nonzero((found.labels > 0) & (whole[1] == 0)) < 0.05 * np.count_nonzero(lung)
+    added_ml = np.count_nonzero(found.labels) * np.prod(SPACING_MM) / 1000
+    assert found.leak_suspected_ml > 0.8 * added_ml
+
+
+def test_a_cut_off_base_over_tissue_of_the_same_density_is_not_guessed(whole):
+    hu, left, part = with_base_gone(whole, 1, abdomen_hu=DENSE_HU)
+    found = find_dense_lung(hu, left, SPACING_MM).labels
+    assert (found[part] == 1).mean() < 0.2
+    assert np.count_nonzero((found > 0) & (whole[1] == 0)) < 0.005 * np.count_nonzero(whole[1] == 1)
+
+
 def test_fluid_is_measured_and_is_not_lung(whole):
     _, lungs, mm = whole
     part = (lungs == 1) & PARTS["posterior"](*mm)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from covsev.anatomy.morphology import counts_along_x, dilated, mean_x, median_of_counts, opened
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, PADDING_HU, RIGHT_LUNG
 from covsev.scan import Scan
@@ -88,8 +90,11 @@ def air_inside(coarse: sitk.Image, scan: Scan) -> sitk.Image:
 
 def _surrounded(coarse: sitk.Image) -> NDArray[np.bool_]:
     """Voxels that see the body in at least three of the directions right, left, front and back."""
-    tissue = sitk.BinaryMorphologicalOpening(coarse > _BODY_HU, (1, 1, 1))
-    body = as_array(sitk.RelabelComponent(sitk.ConnectedComponent(tissue), sortByObjectSize=True)) == 1
+    tissue = as_image(opened(as_array(coarse) > _BODY_HU).astype(np.uint8), coarse)
+    numbers = as_array(sitk.ConnectedComponent(tissue))
+    sizes = np.bincount(numbers.ravel())
+    sizes[0] = 0
+    body = numbers == max(1, int(sizes.argmax()))
     seen = np.zeros(body.shape, dtype=np.uint8)
     for axis in (0, 1):
         seen += np.maximum.accumulate(body, axis=axis)
@@ -110,18 +115,29 @@ def airways(coarse: sitk.Image, air: sitk.Image) -> sitk.Image:
         if grown_ml > _MAX_AIRWAY_ML or (tree_ml > 20 and grown_ml > _MAX_AIRWAY_GROWTH * tree_ml):
             break
         tree, tree_ml = grown, grown_ml
-    wall = sitk.BinaryDilate(sitk.Cast(tree, sitk.sitkUInt8), (1, 1, 1))
-    closed = sitk.BinaryMorphologicalClosing(wall, (2, 2, 1))
+    closed = _with_wall(tree)
     return closed if volume_ml(closed) <= 2 * _MAX_AIRWAY_ML else empty
+
+
+def _with_wall(tree: sitk.Image) -> sitk.Image:
+    """``tree`` grown by a voxel and closed, so that the walls belong to it."""
+    inside = as_array(tree) > 0
+    closed = np.zeros(inside.shape, dtype=np.uint8)
+    found = ndimage.find_objects(inside.view(np.uint8))
+    if found:
+        box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in found[0])
+        wall = sitk.GetImageFromArray(dilated(inside[box]).astype(np.uint8).transpose())
+        closed[box] = as_array(sitk.BinaryMorphologicalClosing(wall, (2, 2, 1)))
+    return as_image(closed, tree)
 
 
 def _trachea_seed(coarse: sitk.Image, air: sitk.Image) -> tuple[int, int, int] | None:
     """Voxel of the trachea: in the upper half, a round pool of air near the midline; ``None`` if there is none."""
     hu, inside = as_array(coarse), as_array(air) > 0
-    z = np.nonzero(inside)[2]
-    body_x = np.nonzero(hu > _BODY_HU)[0]  # not the lungs' x: one of them may be missing
-    midline, width = float(np.median(body_x)), float(np.ptp(np.nonzero(inside)[0]))
-    top, bottom = int(z.max()), int(np.median(z))
+    along_z = np.count_nonzero(inside, axis=(0, 1))
+    body_x = counts_along_x(hu > _BODY_HU)  # not the lungs' x: one of them may be missing
+    midline, width = median_of_counts(body_x), float(np.ptp(np.flatnonzero(counts_along_x(inside))))
+    top, bottom = int(np.flatnonzero(along_z)[-1]), int(median_of_counts(along_z))
     area_mm2 = coarse.GetSpacing()[0] * coarse.GetSpacing()[1]
     for level in range(top, bottom, -1):
         pure = sitk.GetImageFromArray((inside[:, :, level] & (hu[:, :, level] < -900)).T.astype(np.uint8))
@@ -147,18 +163,19 @@ def lung_parts(coarse: sitk.Image, air: sitk.Image, scan: Scan) -> sitk.Image:
     Raises:
         LungsNotFoundError: if no part is large enough.
     """
-    opened = sitk.BinaryMorphologicalOpening(air, (1, 1, 1))
-    parts = sitk.RelabelComponent(sitk.ConnectedComponent(opened), sortByObjectSize=True)
-    statistics = sitk.LabelStatisticsImageFilter()
-    statistics.Execute(coarse, parts)
-    voxel_ml = float(np.prod(coarse.GetSpacing())) / 1000
-    sizes_ml = {n: statistics.GetCount(n) * voxel_ml for n in statistics.GetLabels() if n > 0}
-    lungs = {n: ml for n, ml in sizes_ml.items() if ml >= _MIN_LUNG_ML and statistics.GetMean(n) > _GAS_HU}
-    if not lungs:
+    parts = sitk.ConnectedComponent(as_image(opened(as_array(air) > 0).astype(np.uint8), air))
+    numbers = as_array(parts)
+    sizes_ml = np.bincount(numbers.ravel()) * float(np.prod(coarse.GetSpacing())) / 1000
+    mean_hu = means_by_number(numbers, as_array(coarse))
+    lungs = np.flatnonzero((sizes_ml >= _MIN_LUNG_ML) & (mean_hu > _GAS_HU))
+    lungs = lungs[lungs > 0]
+    if not lungs.size:
         raise LungsNotFoundError(f"scan {scan.case}: no part of lung density is larger than {_MIN_LUNG_ML:.0f} ml")
-    least = _MIN_LUNG_SHARE * max(lungs.values())
-    kept = {n: i + 1 for i, n in enumerate(n for n, ml in lungs.items() if ml >= least)}
-    return sitk.ChangeLabel(parts, {n: kept.get(n, 0) for n in sizes_ml})
+    lungs = lungs[np.argsort(-sizes_ml[lungs], kind="stable")]
+    lungs = lungs[sizes_ml[lungs] >= _MIN_LUNG_SHARE * sizes_ml[lungs[0]]]
+    kept = np.zeros(len(sizes_ml), dtype=np.uint8)
+    kept[lungs] = np.arange(1, len(lungs) + 1)
+    return as_image(kept[numbers], parts)
 
 
 def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tuple[str, ...]]:
@@ -170,11 +187,11 @@ def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tupl
     """
     numbers = as_array(parts)
     sides = np.zeros(numbers.shape, dtype=np.uint8)
-    middle = float(np.nonzero(numbers)[0].mean())
+    middle = mean_x(numbers > 0)
     if _smaller_share(numbers, middle) >= _FUSED_SHARE:
         for number in range(1, int(numbers.max()) + 1):
             mask = numbers == number
-            sides[mask] = RIGHT_LUNG.id if np.nonzero(mask)[0].mean() < middle else LEFT_LUNG.id
+            sides[mask] = RIGHT_LUNG.id if mean_x(mask) < middle else LEFT_LUNG.id
         return as_image(sides, parts), ()
     split = _split_fused(sitk.Cast(parts == 1, sitk.sitkUInt8))
     if split is not None:
@@ -185,25 +202,40 @@ def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tupl
 
 def _smaller_share(numbers: NDArray[Any], middle: float) -> float:
     """Share of all voxels in the smaller of the two groups of parts left and right of ``middle``."""
-    x = np.nonzero(numbers)[0]
-    sizes = np.bincount(numbers[numbers > 0])
-    centres = np.bincount(numbers[numbers > 0], weights=x) / np.maximum(sizes, 1)
-    right = sizes[centres < middle].sum() if len(sizes) else 0
+    masks = [numbers == number for number in range(1, int(numbers.max()) + 1)]
+    sizes = np.array([np.count_nonzero(mask) for mask in masks])
+    right = sizes[[mean_x(mask) < middle for mask in masks]].sum()
     return float(min(right, sizes.sum() - right) / sizes.sum())
 
 
 def _split_fused(lungs: sitk.Image) -> sitk.Image | None:
     """Split one part into right and left: erode until it falls in two, then flood back from the two cores."""
     inward_mm = distance_mm(lungs)
-    total = np.count_nonzero(as_array(lungs))
+    mask = as_array(lungs) > 0
+    total = np.count_nonzero(mask)
     for erosion_mm in range(1, _MAX_SPLIT_MM + 1):
         cores = sitk.RelabelComponent(sitk.ConnectedComponent(inward_mm < -erosion_mm), sortByObjectSize=True)
-        sizes = np.bincount(as_array(cores).ravel())[1:3]
+        numbers = as_array(cores)
+        sizes = np.bincount(numbers.ravel())[1:3]
         if len(sizes) == 2 and sizes[1] >= _FUSED_SHARE * sizes.sum() and sizes.sum() > 0.2 * total:
-            markers = sitk.ChangeLabel(cores, dict.fromkeys(range(3, int(as_array(cores).max()) + 1), 0))
-            flooded = sitk.MorphologicalWatershedFromMarkers(inward_mm, markers, markWatershedLine=False)
-            halves = np.where(as_array(lungs) > 0, as_array(flooded), 0)
-            first, second = (np.nonzero(halves == n)[0].mean() for n in (1, 2))
-            ids = (RIGHT_LUNG.id, LEFT_LUNG.id) if first < second else (LEFT_LUNG.id, RIGHT_LUNG.id)
-            return as_image(np.array([0, *ids], dtype=np.uint8)[halves], lungs)
+            first = 1 if mean_x(numbers == 1) < mean_x(numbers == 2) else 2
+            sides = np.array([0, RIGHT_LUNG.id, LEFT_LUNG.id], dtype=np.uint8)[[0, first, 3 - first]]
+            markers = np.append(sides, np.zeros(max(0, int(numbers.max()) - 2), np.uint8))[numbers]
+            return as_image(np.where(mask, _flooded(inward_mm, markers, erosion_mm), 0), lungs)
     return None
+
+
+def _flooded(inward_mm: sitk.Image, markers: NDArray[np.uint8], erosion_mm: float) -> NDArray[np.uint8]:
+    """Every voxel's side, flooded from the two cores where they lie side by side; elsewhere only one is near."""
+    margin = int(np.ceil(2 * erosion_mm / inward_mm.GetSpacing()[0])) + 2
+    start = max(0, int(np.flatnonzero(counts_along_x(markers == LEFT_LUNG.id))[0]) - margin)
+    stop = int(np.flatnonzero(counts_along_x(markers == RIGHT_LUNG.id))[-1]) + 1 + margin
+    sides = np.empty_like(markers)
+    sides[:start], sides[start:] = RIGHT_LUNG.id, LEFT_LUNG.id
+    if start < stop:
+        between = inward_mm[start:stop]
+        flooded = sitk.MorphologicalWatershedFromMarkers(
+            between, as_image(markers[start:stop], between), markWatershedLine=False
+        )
+        sides[start:stop] = as_array(flooded)
+    return sides

@@ -1,9 +1,8 @@
 """Lung that has become as dense as soft tissue: predicted between the chest wall and what is left of the lung.
 
 A threshold misses consolidation, and closing the mask brings back only what aerated lung surrounds. Here the lung's
-shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`). Below it
-ends at the diaphragm, whose height over every point comes from the aerated lung near it, from the mirrored other lung
-and from the line where the lung's lower edge meets the wall. Towards the mediastinum it ends where aerated lung begins
+shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`), below at
+the diaphragm (:mod:`covsev.anatomy.diaphragm`). Towards the mediastinum it ends where aerated lung begins
 or, on rays without any, where the mirrored lung does.
 
 Lung is added only on rays on which aerated lung ought to touch the wall and does not. A healthy lung tapers to a thin
@@ -12,7 +11,7 @@ edge at the wall; one that ends blunt is believed to go on, as far as its neighb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,19 +31,19 @@ from covsev.anatomy.chest_wall import (
     side_maps,
     spread,
 )
+from covsev.anatomy.diaphragm import AT_SIDE, BACK_DEGREES, BLUNT_MM, contact_line, cut_base, diaphragm
 
 _SOFT_HU = (-400, 200)
-_BLUNT_MM = 20  # lung that ends thicker than this at the wall has been cut off by disease
-_MIN_CONTACT_MM = 25.0  # of height, for a column of rays to say where the lung ends
-_BACK_DEGREES, _FRONT_DEGREES = 45, 130  # in front and at the spine healthy lung too ends blunt
 _LEVEL_DEGREES = 30  # nearer to the spine both lungs reach down equally far
 _ASKEW_DEGREES = 24
 _MAX_FRONT_DEGREES = 140  # cartilage in front is no landmark
 _STRONG_GAP_MM, _WEAK_GAP_MM = 4.0, 1.0
+_SPINE_DEGREES, _SPINE_GAP_MM = 30, 8.0  # beside the spine soft tissue lies between ribs and pleura
 _WEAK_REACH = 6  # rays or slices around a strong gap
-_MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung
-_OUTER_MARGIN_MM = 0.5
-_DIAPHRAGM_TOLERANCE_MM = 20.0
+_MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung, or lie below lung that disease has cut off
+_OUTER_MARGIN_MM = 1.0
+_DOME_MM = 40.0  # a dome of the diaphragm rises less into the lung
+_AGREES_MM = 10.0  # a blunt end at the side this little above the mirrored one is the lung's own
 _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
@@ -93,63 +92,63 @@ def find_dense_lung(hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tupl
 def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
     """(angle, mm, z) dense voxels that are lung by the predicted shape."""
     bottom, top, blunt, expected = _extent(own, other, z_mm)
+    base = cut_base(own, other, z_mm)
+    if base is not None:
+        bottom, own = np.minimum(bottom, base[0]), replace(own, wall=_wall_everywhere(own.wall, z_mm))
     z = np.arange(own.wall.shape[1])
     inside = expected[:, None] & (z >= bottom[:, None]) & (z <= top[:, None])
     gap = np.where(np.isfinite(own.wall), own.wall - own.last, 0)
-    rays = _rays_with_a_gap(inside, gap, own)
+    rays = _rays_with_a_gap(inside, gap, own, blunt, cut_base=base is not None)
     if not rays.any():
         return np.zeros(own.lung.shape, dtype=bool)
-    diaphragm = _diaphragm(own, other, bottom, blunt, expected, z_mm)
-    start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm))
+    floor = diaphragm(own, other, bottom, blunt, expected, z_mm) if base is None else base[1]
+    over_dome_mm = 0.0 if base is None else _DOME_MM
+    start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm, over_dome_mm))
     radius = np.arange(REACH_MM)[None, :, None]
     outer = np.where(np.isfinite(own.wall), own.wall + _OUTER_MARGIN_MM, 0)
     between = (radius >= start[:, None]) & (radius <= outer[:, None]) & rays[:, None]
     soft = (own.hu > _SOFT_HU[0]) & (own.hu < _SOFT_HU[1])
-    return between & soft & ~own.lung & (z >= diaphragm[:, :, None] + 0.5)  # type: ignore[no-any-return]
+    return between & soft & ~own.lung & (z >= floor[:, :, None] + 0.5)  # type: ignore[no-any-return]
 
 
-def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps) -> Mask:
+def _wall_everywhere(wall: Plane, z_mm: float) -> Plane:
+    """``wall`` with its gaps filled from near rays."""
+    known = np.isfinite(wall)
+    return np.where(known, wall, spread(np.where(known, wall, 0), known, (1.0, z_mm / 2)))
+
+
+def _rays_with_a_gap(inside: Mask, gap: Plane, own: SideMaps, blunt: Mask, *, cut_base: bool) -> Mask:
     """(angle, z) rays where lung should touch the wall and does not: clear ones, and less clear ones around them.
 
-    A group of rays most of which meet no lung at all is no gap: the patient lies askew, and the mirror misleads.
+    A group of rays most of which meet no lung at all is no gap, unless disease cut off what is above: the patient lies
+    askew, and the mirror misleads.
     """
-    strong = inside & ~own.contact & (gap > _STRONG_GAP_MM) & (DEGREES < _MAX_FRONT_DEGREES)[:, None]
+    strong = inside & ~own.contact & (gap > np.where(DEGREES < _SPINE_DEGREES, _SPINE_GAP_MM, _STRONG_GAP_MM)[:, None])
+    if cut_base:
+        return strong
+    strong &= (DEGREES < _MAX_FRONT_DEGREES)[:, None]
     groups, number = ndimage.label(ndimage.binary_opening(strong, structure=np.ones((3, 3))))
-    seen = ndimage.mean(own.last > 0, groups, np.arange(number + 1))
+    seen = ndimage.mean((own.last > 0) | blunt[:, None], groups, np.arange(number + 1))
     strong = (groups > 0) & (np.atleast_1d(seen)[groups] >= _MIN_SEEN)
     around = ndimage.binary_dilation(strong, iterations=_WEAK_REACH)
     return ndimage.binary_propagation(strong, mask=strong | (inside & around & (gap > _WEAK_GAP_MM)))  # type: ignore[no-any-return]
 
 
-def _contact_line(own: SideMaps, z_mm: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask, Mask]:
-    """Of every angle: lowest and highest contact (slices), whether there is enough of it, whether it ends blunt."""
-    has = own.contact.any(axis=1)
-    bottom = np.where(has, own.contact.argmax(axis=1), -1)
-    top = np.where(has, own.contact.shape[1] - 1 - own.contact[:, ::-1].argmax(axis=1), -1)
-    enough = has & (own.contact.sum(axis=1) * z_mm > _MIN_CONTACT_MM)
-    above = np.clip(bottom + 1, 0, own.contact.shape[1] - 1)
-    thickness = own.thickness[np.arange(ANGLES), above]
-    cut_by_scan = bottom <= 1
-    blunt = enough & (thickness > _BLUNT_MM) & (DEGREES < _FRONT_DEGREES) & ~cut_by_scan
-    return bottom, top, enough, blunt
-
-
 def _extent(own: SideMaps, other: SideMaps, z_mm: float) -> tuple[Plane, Plane, Mask, Mask]:
     """Of every angle: lowest and highest slice of lung at the wall, whether its own edge is cut off, whether known."""
-    low, high, enough, blunt = _contact_line(own, z_mm)
-    low2, high2, enough2, blunt2 = _contact_line(other, z_mm)
-    at_side = (DEGREES > _BACK_DEGREES) & (DEGREES < _FRONT_DEGREES)
-    beside = (DEGREES > _BACK_DEGREES) & (low > 1)
+    low, high, enough, blunt = contact_line(own, z_mm)
+    low2, high2, enough2, blunt2 = contact_line(other, z_mm)
+    beside = (DEGREES > BACK_DEGREES) & (low > 1)
     tapers, tapers2 = enough & ~blunt, enough2 & ~blunt2
     lower_by = _shift(low - low2, tapers & tapers2 & beside, z_mm)
-    alike = enough & enough2 & beside & (np.abs(high - high2) * z_mm < _BLUNT_MM)
+    alike = enough & enough2 & beside & (np.abs(high - high2) * z_mm < BLUNT_MM)
     higher = high2 + _shift(high - high2, alike, z_mm, level_at_spine=False)
     mirrored = low2 + lower_by
     # A blunt end holds unless the other lung goes clearly lower: at the spine healthy lung too ends blunt.
-    agrees = enough & ((low - mirrored) * z_mm < _BLUNT_MM)
+    agrees = enough & ((low - mirrored) * z_mm < np.where(AT_SIDE, _AGREES_MM, BLUNT_MM))
     bottom = np.where(tapers | agrees | ~enough2, low, mirrored)
     bottom = np.where(enough, np.minimum(bottom, low), bottom)
-    cut_above = enough2 & at_side & ((higher - high) * z_mm > _APEX_TOLERANCE_MM)
+    cut_above = enough2 & AT_SIDE & ((higher - high) * z_mm > _APEX_TOLERANCE_MM)
     top = np.where(enough & ~cut_above, high, higher)
     # Contact at many angles where the other side has none: the patient lies askew, and the mirror says nothing.
     askew = np.count_nonzero(enough & ~enough2) * 180 / ANGLES > _ASKEW_DEGREES
@@ -161,61 +160,30 @@ def _shift(difference: NDArray[Any], known: Mask, z_mm: float, *, level_at_spine
     if not known.any():
         return np.zeros(ANGLES)
     anchors = (DEGREES < _LEVEL_DEGREES) & level_at_spine
-    usual, tolerance = np.median(difference[known]), _BLUNT_MM / z_mm  # in front, disease may look like an end
+    usual, tolerance = np.median(difference[known]), BLUNT_MM / z_mm  # in front, disease may look like an end
     values = np.where(known, np.clip(difference, usual - tolerance, usual + tolerance), 0)
     return spread(values[:, None], (known | anchors)[:, None])[:, 0]
 
 
-def _diaphragm(own: SideMaps, other: SideMaps, bottom: Plane, blunt: Mask, expected: Mask, z_mm: float) -> Plane:
-    """(angle, mm) lowest slice of lung over every point: the mirrored lung's, shifted to what is known of this one."""
-    lowest, has = _lowest(own.lung)
-    wall_mm = _wall_radius(own, bottom, expected, z_mm)
-    prior = _mirrored_lowest(other, wall_mm, z_mm)
-    doubtful = ndimage.binary_dilation(blunt, iterations=2)[:, None]
-    known, values = has & ~doubtful, np.where(has, lowest, 0.0)
-    at_wall = np.flatnonzero(expected & (wall_mm > 0))
-    known[at_wall, wall_mm[at_wall]] = True
-    values[at_wall, wall_mm[at_wall]] = bottom[at_wall]
-    surface = prior + spread(values - prior, known, (1.0, 2.0))
-    # Below blunt lung an end far above the surface is the upper face of disease; a lower one is the diaphragm.
-    agrees = has & doubtful & (lowest <= surface + _DIAPHRAGM_TOLERANCE_MM / z_mm)
-    values[agrees] = lowest[agrees]
-    surface = prior + spread(values - prior, known | agrees, (1.0, 2.0))
-    return np.where(has, np.minimum(surface, lowest), surface)
+def _mediastinum(own: SideMaps, other: SideMaps, z_mm: float, over_dome_mm: float) -> Plane:
+    """(angle, z) radius at which lung begins: this lung's, elsewhere the mirrored one shifted to its neighbours.
 
-
-def _lowest(lung: Mask) -> tuple[NDArray[np.int64], Mask]:
-    has: Mask = np.any(lung, axis=2)
-    return np.where(has, lung.argmax(axis=2), -1), has
-
-
-def _wall_radius(maps: SideMaps, bottom: Plane, known: Mask, z_mm: float) -> NDArray[np.int64]:
-    """Of every angle the wall's radius in mm, 10 mm above the lung's lower edge; 0 where unknown."""
-    slices = maps.wall.shape[1]
-    level = np.clip(np.where(known, bottom + 10 / z_mm, slices // 3), 0, slices - 1).astype(int)
-    radius = maps.wall[np.arange(ANGLES), level]
-    return np.where(np.isfinite(radius), np.clip(radius, 0, REACH_MM - 1), 0).astype(int)
-
-
-def _mirrored_lowest(other: SideMaps, wall_mm: NDArray[np.int64], z_mm: float) -> Plane:
-    """(angle, mm) lowest slice of the other lung at the mirrored point, scaled to this side's wall; 0 without one."""
-    low2, _, enough2, _ = _contact_line(other, z_mm)
-    wall2_mm = _wall_radius(other, low2.astype(float), enough2, z_mm)
-    both = (wall_mm > 0) & (wall2_mm > 0)
-    ratio = np.where(both, wall2_mm / np.maximum(wall_mm, 1), 0)
-    scale = spread(ratio[:, None], both[:, None]) if both.any() else np.ones((ANGLES, 1))
-    radius = np.clip(np.rint(np.arange(REACH_MM) * scale), 0, REACH_MM - 1).astype(int)
-    lowest, has = _lowest(other.lung)
-    rows = np.arange(ANGLES)[:, None]
-    return spread(lowest[rows, radius], has[rows, radius], (1.0, 2.0))
-
-
-def _mediastinum(own: SideMaps, other: SideMaps, z_mm: float) -> Plane:
-    """(angle, z) radius at which lung begins: this lung's, elsewhere the mirrored one shifted to its neighbours."""
-    first, first2 = (np.where(maps.lung.any(axis=1), maps.lung.argmax(axis=1), -1) for maps in (own, other))
+    Lung up to ``over_dome_mm`` higher counts, so that the dome of the diaphragm is not taken for the mediastinum.
+    """
+    first, first2 = (_first(_seen_from_below(maps.lung, over_dome_mm / z_mm)) for maps in (own, other))
     step_mm = (1.0, z_mm / 2)
     prior = spread(first2, first2 >= 0, step_mm)
     return prior + spread(first - prior, first >= 0, step_mm)
+
+
+def _first(lung: Mask) -> NDArray[np.int64]:
+    return np.where(lung.any(axis=1), lung.argmax(axis=1), -1)
+
+
+def _seen_from_below(lung: Mask, slices: float) -> Mask:
+    """``lung`` and what lies up to so many slices below it."""
+    size = round(slices) + 1
+    return ndimage.maximum_filter1d(lung, size, axis=2, origin=-(size // 2), mode="constant")  # type: ignore[no-any-return]
 
 
 # ---- on the grid -----------------------------------------------------------------------------------------------
@@ -255,6 +223,6 @@ def _sorted_out(
 def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     """``found`` without what is thin even together with the lung."""
     together = sitk.GetImageFromArray((found | lung).astype(np.uint8).transpose())
-    radius = [max(0, round(_OPENING_MM / side) - 1) for side in spacing_mm]
+    radius = [round(_OPENING_MM / 2 / side) for side in spacing_mm]
     opened = sitk.BinaryMorphologicalOpening(together, radius, sitk.sitkBox)
     return found & (sitk.GetArrayFromImage(opened).transpose() > 0)  # type: ignore[no-any-return]

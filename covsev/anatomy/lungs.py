@@ -27,13 +27,15 @@ from covsev.anatomy.air_spaces import (
     without,
 )
 from covsev.anatomy.dense_lung import find_dense_lung
+from covsev.anatomy.morphology import dilated, eroded, holes_in_slices
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, PADDING_HU, RIGHT_LUNG
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
 
 WORKING_SPACING_MM = 2.0
-_CHEST_WALL_MM = 40.0  # around the lungs, so that the ribs are in the box
+_CHEST_WALL_MM = 70.0  # around the aerated lungs, so that the ribs beside dense lung are in the box
 _CLOSING_MM = 12.0  # closes vessels, fissures and dents of the pleura that a ball of this radius does not enter
+_SIDE, _CERTAIN, _MISSED = 3, 4, 8  # bits of a coarse voxel: its lung, lung throughout, missed by the threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +142,8 @@ def _fill_holes(mask: sitk.Image) -> sitk.Image:
 
     A hole of several slices is filled if lung lies below most of it; below the dome there is only abdomen.
     """
-    filled = [sitk.BinaryFillhole(mask[:, :, z]) for z in range(mask.GetSize()[2])]
     lung = as_array(mask) > 0
-    holes = as_array(sitk.JoinSeries(filled)).astype(bool) & ~lung
+    holes = holes_in_slices(lung)
     parts = as_array(sitk.ConnectedComponent(as_image(holes.astype(np.uint8), mask)))
     lung_below = np.maximum.accumulate(lung, axis=2)  # canonical z grows to the head
     fill = means_by_number(parts, lung_below) >= 0.5
@@ -166,23 +167,27 @@ def _refine(
     Deep inside the coarse lung all voxels are lung. In the border of the coarse lung, one coarse voxel to each
     side, voxels are lung if they are aerated, or if they were recovered.
     """
-    outer, inner = sitk.Cast(closed, sitk.sitkUInt8), sitk.Cast(closed > 0, sitk.sitkUInt8)
-    closed_labels = as_array(outer)
-    grown = as_array(sitk.GrayscaleDilate(outer, (1, 1, 1)))
-    labels_out = np.where(closed_labels > 0, closed_labels, grown)  # where the lungs touch, neither grows
-    deep = as_array(sitk.BinaryErode(inner, (1, 1, 1), sitk.sitkBall, 0, 1, False)) > 0
-    missed = (closed_labels > 0) & (as_array(sides) == 0)
-    certain, airway_mask = deep | missed, as_array(tree) > 0
-    fine = tuple(_fine(part, f, n, m) for part, f, n, m in zip(box, factors, hu.shape, deep.shape, strict=True))
-    labels, recovered = np.zeros(hu.shape, dtype=np.uint8), np.zeros(hu.shape, dtype=bool)
-    plane = np.ix_(fine[0][1], fine[1][1])
+    labels, airway_mask = as_array(closed).astype(np.uint8), as_array(tree) > 0
+    missed = (labels > 0) & (as_array(sides) == 0)
+    certain = eroded(labels > 0, outside=False) | missed
+    codes = np.where(labels > 0, labels, _grown(labels))  # where the lungs touch, neither grows
+    codes[airway_mask] = 0
+    codes |= certain.astype(np.uint8) * _CERTAIN | missed.astype(np.uint8) * _MISSED
+    fine = tuple(_fine(part, f, n, m) for part, f, n, m in zip(box, factors, hu.shape, codes.shape, strict=True))
+    found, recovered = np.zeros_like(hu, dtype=np.uint8), np.zeros_like(hu, dtype=bool)
     window = fine[0][0], fine[1][0]
     for z, coarse_z in zip(range(fine[2][0].start, fine[2][0].stop), fine[2][1], strict=True):
+        code = codes[:, :, coarse_z][fine[0][1]][:, fine[1][1]]
         aerated = hu[(*window, z)] < LUNG_TISSUE_HU
-        lung = (certain[:, :, coarse_z][plane] | aerated) & ~airway_mask[:, :, coarse_z][plane]
-        labels[(*window, z)] = np.where(lung, labels_out[:, :, coarse_z][plane], 0)
-        recovered[(*window, z)] = lung & ~aerated & missed[:, :, coarse_z][plane]
-    return labels, recovered
+        lung = np.where(aerated | (code >= _CERTAIN), code & _SIDE, 0)
+        found[(*window, z)] = lung
+        recovered[(*window, z)] = (lung > 0) & ~aerated & (code >= _MISSED)
+    return found, recovered
+
+
+def _grown(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels of both lungs grown by a ball of one voxel; the left lung's where both reach."""
+    return np.where(dilated(labels == LEFT_LUNG.id), LEFT_LUNG.id, dilated(labels == RIGHT_LUNG.id)).astype(np.uint8)
 
 
 def _fine(part: slice, factor: int, length: int, coarse_length: int) -> tuple[slice, NDArray[np.int64]]:
