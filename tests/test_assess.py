@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -78,6 +79,16 @@ def _require_identical(orientation, model, reference):
     for name in ("lungs", "lobes", "lesions"):
         expected = nib.apply_orientation(getattr(reference, name).labels, transform)
         np.testing.assert_array_equal(getattr(turned, name).labels, expected)
+
+
+def test_label_maps_lie_in_memory_as_the_scan_does(bright_model, light_reference, phantom):
+    scan = dataclasses.replace(phantom.scan, hu=np.asfortranarray(phantom.scan.hu))
+    found = assess(scan, bright_model)
+    for name in ("lungs", "lobes", "lesions"):
+        label_map = getattr(found, name).labels
+        assert label_map.flags.f_contiguous
+        np.testing.assert_array_equal(label_map, getattr(light_reference, name).labels)
+    assert found.report == light_reference.report
 
 
 def test_true_lesion_mask_gives_exact_millilitres_in_every_region(phantom):

@@ -174,7 +174,7 @@ def _refine(
     missed = (closed_labels > 0) & (as_array(sides) == 0)
     certain, airway_mask = deep | missed, as_array(tree) > 0
     fine = tuple(_fine(part, f, n, m) for part, f, n, m in zip(box, factors, hu.shape, deep.shape, strict=True))
-    labels, recovered = np.zeros(hu.shape, dtype=np.uint8), np.zeros(hu.shape, dtype=bool)
+    labels, recovered = np.zeros_like(hu, dtype=np.uint8), np.zeros_like(hu, dtype=bool)
     plane = np.ix_(fine[0][1], fine[1][1])
     window = fine[0][0], fine[1][0]
     for z, coarse_z in zip(range(fine[2][0].start, fine[2][0].stop), fine[2][1], strict=True):
