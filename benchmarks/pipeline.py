@@ -4,9 +4,9 @@
 
 ``--slices`` makes synthetic chests of 512x512xN voxels, whose lungs go through nearly all slices; thinner slices make
 more of them. Every scan is read, assessed and written by a process of its own, with the shipped networks. Printed for
-each stage: seconds by the clock and seconds of processor time, all threads together; the peak of resident memory; and
-the time of ``covsev --help`` and from the start of Python to the mask of one slice. ``--neighbours`` runs so many
-processes beside it that never rest, as on a computer that is used for other work too. Masks are compressed while
+each stage: seconds by the clock, seconds of processor time, all threads together, and the largest resident memory so
+far; and the time of ``covsev --help`` and from the start of Python to the mask of one slice. ``--neighbours`` runs so
+many processes beside it that never rest, as on a computer that is used for other work too. Masks are compressed while
 picture and page are made, so "writing" is all of them.
 """
 
@@ -29,8 +29,13 @@ from typing import Any
 
 STARTED = time.perf_counter()  # of a child: all but Python's own start
 SIDE_VOXELS, SIZE_MM = 512, (360.0, 270.0, 300.0)
-DRAWN_SLICES, NOISE_HU = 60, 12.0
+DRAWN, NOISE_HU = (256, 256, 60), 12.0
 STAGES = ("imports", "networks", "reading", "lungs", "lesions", "lobes", "severity", "writing")
+KINDS = (
+    ("wall_s", "seconds by the clock", 2),
+    ("cpu_s", "seconds of processor time", 2),
+    ("peak_mb", "largest memory up to the end of each stage, MB", 0),
+)
 BUSY = "while True: pass"
 
 
@@ -38,27 +43,30 @@ BUSY = "while True: pass"
 
 
 def draw(slices: int, path: Path) -> None:
-    """Write a phantom whose drawn slices are repeated, each with noise of its own, so that it compresses as a CT."""
+    """Write a phantom whose drawn voxels are repeated, each with noise of its own, so that it compresses as a CT."""
     import nibabel as nib
     import numpy as np
 
     from covsev.phantom import make_phantom
+    from covsev.scan.compression import open_gzip
 
-    x_mm, y_mm = (side / SIDE_VOXELS for side in SIZE_MM[:2])
-    drawn = make_phantom((x_mm, y_mm, SIZE_MM[2] / DRAWN_SLICES)).scan
+    x_mm, y_mm, z_mm = (size / number for size, number in zip(SIZE_MM, DRAWN, strict=True))
+    drawn = make_phantom((x_mm, y_mm, z_mm)).scan
     hu = np.empty((SIDE_VOXELS, SIDE_VOXELS, slices), dtype=np.int16, order="F")
     noise = np.random.default_rng(0)
     for z in range(slices):
-        hu[..., z] = drawn.hu[..., z * DRAWN_SLICES // slices] + noise.normal(0, NOISE_HU, hu.shape[:2])
-    affine = drawn.affine @ np.diag([1, 1, DRAWN_SLICES / slices, 1])
-    nib.save(nib.Nifti1Image(hu, affine), path)
+        plane = drawn.hu[..., z * DRAWN[2] // slices].repeat(SIDE_VOXELS // DRAWN[0], 0)
+        hu[..., z] = plane.repeat(SIDE_VOXELS // DRAWN[1], 1) + noise.normal(0, NOISE_HU, hu.shape[:2])
+    scale = np.divide(DRAWN, hu.shape)
+    with open_gzip(path, "wb") as stream:
+        nib.Nifti1Image(hu, drawn.affine @ np.diag([*scale, 1])).to_stream(stream)
 
 
 class Stopwatch:
-    """Wall and processor seconds by stage; a stage that comes again is added up."""
+    """Wall and processor seconds by stage, added up where it comes again, and the process's peak memory at its end."""
 
     def __init__(self) -> None:
-        self.wall_s, self.cpu_s = dict.fromkeys(STAGES, 0.0), dict.fromkeys(STAGES, 0.0)
+        self.wall_s, self.cpu_s, self.peak_mb = (dict.fromkeys(STAGES, 0.0) for _ in range(3))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -66,6 +74,7 @@ class Stopwatch:
         yield
         self.wall_s[name] += time.perf_counter() - wall
         self.cpu_s[name] += time.process_time() - cpu
+        self.peak_mb[name] = peak_mb()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, its calls counted as a stage."""
@@ -106,7 +115,8 @@ def assess_one(path: Path, output: Path) -> dict[str, Any]:
         "cpu_s": watch.cpu_s,
         "total_wall_s": time.perf_counter() - STARTED,
         "total_cpu_s": time.process_time(),
-        "peak_mb": peak_mb(),
+        "peak_mb": watch.peak_mb,
+        "total_peak_mb": peak_mb(),
     }
 
 
@@ -191,18 +201,19 @@ def print_tables(content: dict[str, Any]) -> None:
     print("  ".join(f"{name}: {value}" for name, value in content["machine"].items()))
     for name, title in (("help", "covsev --help"), ("first_slice", "first slice")):
         print(f"{title}: {content[name]['wall_s']:.2f} s, processor {content[name]['cpu_s']:.2f} s")
-    for kind, title in (("wall_s", "seconds by the clock"), ("cpu_s", "seconds of processor time")):
-        print(f"\n{title}\n{'scan':24}{'slices':>8}" + "".join(f"{stage:>10}" for stage in STAGES) + f"{'all':>10}")
+    for kind, title, digits in KINDS:
+        print(f"\n{title}\n{'scan':24}{'slices':>8}" + "".join(f"{stage:>10}" for stage in (*STAGES, "all")))
         for scan in content["scans"]:
-            cells = "".join(f"{scan[kind][stage]:10.2f}" for stage in STAGES)
-            print(f"{scan['scan'][:24]:24}{scan['shape'][2]:8}{cells}{scan[f'total_{kind}']:10.2f}")
-    print(f"\n{'scan':24}{'peak MB':>10}{'ms a slice':>12}{'processor':>12}{'largest stage':>26}")
+            numbers = (*(scan[kind][stage] for stage in STAGES), scan[f"total_{kind}"])
+            cells = "".join(f"{number:10.{digits}f}" for number in numbers)
+            print(f"{scan['scan'][:24]:24}{scan['shape'][2]:8}{cells}")
+    print(f"\n{'scan':24}{'ms a slice':>12}{'of processor':>14}{'largest stage':>26}")
     for scan in content["scans"]:
         number = scan["shape"][2]
         largest = max(STAGES, key=scan["cpu_s"].__getitem__)
         share_pct = 100 * scan["cpu_s"][largest] / scan["total_cpu_s"]
         ms = [1000 * scan[f"total_{kind}"] / number for kind in ("wall_s", "cpu_s")]
-        print(f"{scan['scan'][:24]:24}{scan['peak_mb']:10.0f}{ms[0]:12.0f}{ms[1]:12.0f}{largest:>18}{share_pct:6.0f} %")
+        print(f"{scan['scan'][:24]:24}{ms[0]:12.0f}{ms[1]:14.0f}{largest:>18}{share_pct:6.0f} %")
 
 
 def main() -> None:
