@@ -141,6 +141,16 @@ def test_the_page_can_be_left_out(reference, tmp_path):
     assert f"phantom{labels.REPORT_SUFFIX}" not in content["outputs"]
 
 
+def test_without_its_masks_a_scan_has_no_result(light_reference, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(assessment, "save_labels", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(light_reference, tmp_path)
+    assert not (tmp_path / f"phantom{labels.SEVERITY_SUFFIX}").exists()
+
+
 def test_lesions_lie_in_the_lungs_unless_the_restriction_is_off(shipped_model, reference, phantom):
     inside = reference.lesions.labels > 0
     assert inside.any()
