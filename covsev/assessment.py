@@ -93,7 +93,13 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     with watch.stage("lungs"):
         lungs = segment_lungs(scan)
     with watch.stage("lesions"):
-        lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=options.restrict_to_lungs)
+        lesions = segment_lesions(
+            scan,
+            lungs.labels,
+            model,
+            restrict_to_lungs=options.restrict_to_lungs,
+            keep_probability=options.save_probability,
+        )
     with watch.stage("lobes"):
         lobes = segment_lobes(scan, lungs.labels, lesions_mask=lesions.labels > 0)
     lobe_labels = None if lobes.method == "none" else lobes.labels

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from covsev.anatomy.lungs import lung_box
+from covsev.errors import CovsevError
 from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS, LUNG_TISSUE_HU
 from covsev.lesion_model import LesionModel
 from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
@@ -29,7 +30,7 @@ class LesionSegmentation:
         method: how the labels were made, in words.
         networks: name and weights' SHA-256 of each network that took part.
         box: where the network looked, one slice a canonical axis.
-        probability_in_box: (x, y, z) float32 infection probability in ``box``, canonical axes.
+        probability_in_box: (x, y, z) float32 infection probability in ``box``, canonical axes; ``None`` if not kept.
         affine: (4, 4) of the scan.
     """
 
@@ -37,19 +38,30 @@ class LesionSegmentation:
     method: str
     networks: Mapping[str, str]
     box: tuple[slice, slice, slice]
-    probability_in_box: NDArray[np.float32]
+    probability_in_box: NDArray[np.float32] | None
     affine: NDArray[np.float64]
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """(X, Y, Z) float32 infection probability on the scan's grid, 0 where the network did not look; made anew."""
+        """(X, Y, Z) float32 infection probability on the scan's grid, 0 where the network did not look; made anew.
+
+        Raises:
+            CovsevError: if it was not kept.
+        """
+        if self.probability_in_box is None:
+            raise CovsevError("the infection probability was not kept; ask for it by Options(save_probability=True)")
         whole = np.zeros_like(self.labels, dtype=np.float32)
         to_canonical(whole, self.affine)[self.box] = self.probability_in_box
         return whole
 
 
 def segment_lesions(
-    scan: Scan, lungs: NDArray[np.uint8], model: LesionModel, *, restrict_to_lungs: bool = True
+    scan: Scan,
+    lungs: NDArray[np.uint8],
+    model: LesionModel,
+    *,
+    restrict_to_lungs: bool = True,
+    keep_probability: bool = True,
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
@@ -61,6 +73,7 @@ def segment_lesions(
         lungs: (X, Y, Z) labels of :func:`covsev.anatomy.lungs.segment_lungs`.
         model: see :func:`load_model`.
         restrict_to_lungs: drop what lies outside the lung labels.
+        keep_probability: keep the infection probability, 4 bytes a voxel of the lungs' box.
 
     Raises:
         GridMismatchError: if ``lungs`` has another shape than the scan.
@@ -86,9 +99,8 @@ def segment_lesions(
         denser &= hu > LUNG_TISSUE_HU
     labels = np.zeros_like(lungs)
     to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
-    return LesionSegmentation(
-        labels, _method(model, restrict_to_lungs), model.networks, box, _as_volume(probability), scan.affine
-    )
+    kept = _as_volume(probability) if keep_probability else None
+    return LesionSegmentation(labels, _method(model, restrict_to_lungs), model.networks, box, kept, scan.affine)
 
 
 def _as_stack(volume: NDArray[_T]) -> NDArray[_T]:

@@ -13,6 +13,7 @@ import pytest
 from covsev import assessment, labels
 from covsev.anatomy.lobes import segment_lobes
 from covsev.assessment import assess, write
+from covsev.errors import CovsevError
 from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.severity import measure
@@ -37,7 +38,7 @@ def light_reference(bright_model, phantom):
 
 @pytest.fixture(scope="module")
 def reference(shipped_model, phantom):
-    return assess(phantom.scan, shipped_model)
+    return assess(phantom.scan, shipped_model, Options(save_probability=True))
 
 
 def test_fissures_are_not_sought_in_lesion(monkeypatch, bright_model, phantom):
@@ -89,6 +90,12 @@ def test_label_maps_lie_in_memory_as_the_scan_does(bright_model, light_reference
         assert label_map.flags.f_contiguous
         np.testing.assert_array_equal(label_map, getattr(light_reference, name).labels)
     assert found.report == light_reference.report
+
+
+def test_the_probability_is_kept_only_where_it_is_asked_for(light_reference, reference):
+    assert reference.lesions.probability.max() > 0.5
+    with pytest.raises(CovsevError, match="the infection probability was not kept; ask for it by"):
+        _ = light_reference.lesions.probability
 
 
 def test_true_lesion_mask_gives_exact_millilitres_in_every_region(phantom):
