@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -94,7 +95,13 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     with watch.stage("lungs"):
         lungs = segment_lungs(scan)
     with watch.stage("lesions"):
-        lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=options.restrict_to_lungs)
+        lesions = segment_lesions(
+            scan,
+            lungs.labels,
+            model,
+            restrict_to_lungs=options.restrict_to_lungs,
+            keep_probability=options.save_probability,
+        )
     with watch.stage("lobes"):
         lobes = segment_lobes(scan, lungs.labels, lesions_mask=lesions.labels > 0)
     lobe_labels = None if lobes.method == "none" else lobes.labels
@@ -131,9 +138,21 @@ def write(
     The JSON file lists the others with their sizes. ``provenance`` is what else it should say, such as a fingerprint.
     """
     options = options or Options()
-    scan, weights = assessment.scan, assessment.weights
     folder.mkdir(parents=True, exist_ok=True)
-    base = folder / scan.case
+    base = folder / assessment.scan.case
+    everything = _provenance(assessment) | {"outputs": {}} | dict(provenance or {})
+    content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
+    with ThreadPoolExecutor(1, "maps") as beside:  # compression leaves the interpreter to the drawing
+        maps = beside.submit(_write_maps, assessment, base, options)
+        shown = _write_shown(assessment, content, base, options)
+    content["outputs"] = {path.name: path.stat().st_size for path in (*maps.result(), *shown)}
+    write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
+    return content
+
+
+def _write_maps(assessment: Assessment, base: Path, options: Options) -> list[Path]:
+    """The label maps, and the probability where it is asked for; their paths."""
+    scan, weights = assessment.scan, assessment.weights
     maps = {
         labels.LUNGS_SUFFIX: (assessment.lungs.labels, "none"),
         labels.LOBES_SUFFIX: (assessment.lobes.labels, "none"),
@@ -141,29 +160,24 @@ def write(
     }
     for suffix, (label_map, made_by) in maps.items():
         save_labels(label_map, scan, _suffixed(base, suffix), weights=made_by)
+    suffixes = [*maps]
     if options.save_probability:
-        path = _suffixed(base, labels.PROBABILITY_SUFFIX)
-        save_probability(assessment.lesions.probability, scan, path, weights=weights)
-    write_overlay(
-        scan,
-        assessment.lungs.labels,
-        assessment.lobes.labels,
-        assessment.lesions.labels,
-        _suffixed(base, labels.OVERLAY_SUFFIX),
-        caption=_caption(assessment),
-    )
-    suffixes = (*maps, *([labels.PROBABILITY_SUFFIX] if options.save_probability else []), labels.OVERLAY_SUFFIX)
-    written = [_suffixed(base, suffix) for suffix in suffixes]
-    written += _write_dicom(assessment, folder) if options.dicom else []
-    everything = _provenance(assessment) | {"outputs": {}} | dict(provenance or {})
-    content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
+        suffixes.append(labels.PROBABILITY_SUFFIX)
+        save_probability(assessment.lesions.probability, scan, _suffixed(base, suffixes[-1]), weights=weights)
+    return [_suffixed(base, suffix) for suffix in suffixes]
+
+
+def _write_shown(assessment: Assessment, content: Mapping[str, Any], base: Path, options: Options) -> list[Path]:
+    """What is made to be looked at: the overlay, DICOM objects and the page, as far as asked for; their paths."""
+    scan, maps = assessment.scan, (assessment.lungs.labels, assessment.lobes.labels, assessment.lesions.labels)
+    written = [_suffixed(base, labels.OVERLAY_SUFFIX)]
+    write_overlay(scan, *maps, written[0], caption=_caption(assessment))
+    if options.dicom:
+        written += _write_dicom(assessment, base.parent)
     if options.report:
         written.append(_suffixed(base, labels.REPORT_SUFFIX))
-        maps_shown = (assessment.lungs.labels, assessment.lobes.labels, assessment.lesions.labels)
-        write_report(content, scan, *maps_shown, written[-1], viewer=options.viewer)
-    content["outputs"] = {path.name: path.stat().st_size for path in written}
-    write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
-    return content
+        write_report(content, scan, *maps, written[-1], viewer=options.viewer)
+    return written
 
 
 def _write_dicom(assessment: Assessment, folder: Path) -> list[Path]:
@@ -219,4 +233,4 @@ def _opacity_without_recovery_pct(assessment: Assessment) -> float | None:
     lungs = assessment.lungs
     aerated = (lungs.labels > 0) & ~lungs.recovered_mask
     voxels = int(np.count_nonzero(aerated))
-    return 100 * int(np.count_nonzero(assessment.lesions.labels[aerated])) / voxels if voxels else None
+    return 100 * int(np.count_nonzero(aerated & (assessment.lesions.labels > 0))) / voxels if voxels else None

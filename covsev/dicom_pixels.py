@@ -56,7 +56,7 @@ def read_pixels(ordered: Sequence[Frame], slices: Mapping[Frame, Header]) -> NDA
     for path in dict.fromkeys(path for path, _ in ordered):
         frames = {frame: slices[frame] for frame in ordered if frame[0] == path}
         planes |= _planes(path, frames)
-    return np.stack([planes.pop(frame) for frame in ordered], axis=-1)
+    return np.stack([planes.pop(frame).T for frame in ordered]).T  # slice after slice, as files hold them
 
 
 def syntax_of(header: Header) -> UID:

@@ -48,9 +48,8 @@ class SlicePreprocessing:
     def __call__(self, slices: NDArray[Any]) -> Tensor:
         """Windowed and resized (N, 1, h, w) float32 in [0, 1] from HU slices (H, W, N)."""
         low, high = self.hu_window
-        stack = torch.from_numpy(np.ascontiguousarray(np.moveaxis(slices, -1, 0), dtype=np.float32))
-        grey = ((stack - low) / (high - low)).clamp_(0, 1)
-        return self.resize(grey[:, None])
+        stack = torch.from_numpy(np.array(np.moveaxis(slices, -1, 0), dtype=np.float32, order="C"))  # always a copy
+        return self.resize(stack.sub_(low).div_(high - low).clamp_(0, 1)[:, None])
 
     def resize(self, grey: Tensor) -> Tensor:
         """Slices (N, 1, H, W) in [0, 1] on the network's grid."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from covsev.anatomy.lungs import lung_box
+from covsev.errors import CovsevError
 from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS, LUNG_TISSUE_HU
 from covsev.lesion_model import LesionModel
-from covsev.scan import Scan, canonical_spacing_mm, from_canonical, require_same_grid, to_canonical
+from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +27,41 @@ class LesionSegmentation:
 
     Attributes:
         labels: (X, Y, Z) uint8 on the scan's grid: 1 ground-glass opacity, 2 consolidation.
-        probability: (X, Y, Z) float32 infection probability, 0 where the network did not look.
         method: how the labels were made, in words.
         networks: name and weights' SHA-256 of each network that took part.
+        box: where the network looked, one slice a canonical axis.
+        probability_in_box: (x, y, z) float32 infection probability in ``box``, canonical axes; ``None`` if not kept.
+        affine: (4, 4) of the scan.
     """
 
     labels: NDArray[np.uint8]
-    probability: NDArray[np.float32]
     method: str
     networks: Mapping[str, str]
+    box: tuple[slice, slice, slice]
+    probability_in_box: NDArray[np.float32] | None
+    affine: NDArray[np.float64]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """(X, Y, Z) float32 infection probability on the scan's grid, 0 where the network did not look; made anew.
+
+        Raises:
+            CovsevError: if it was not kept.
+        """
+        if self.probability_in_box is None:
+            raise CovsevError("the infection probability was not kept; ask for it by Options(save_probability=True)")
+        whole = np.zeros_like(self.labels, dtype=np.float32)
+        to_canonical(whole, self.affine)[self.box] = self.probability_in_box
+        return whole
 
 
 def segment_lesions(
-    scan: Scan, lungs: NDArray[np.uint8], model: LesionModel, *, restrict_to_lungs: bool = True
+    scan: Scan,
+    lungs: NDArray[np.uint8],
+    model: LesionModel,
+    *,
+    restrict_to_lungs: bool = True,
+    keep_probability: bool = True,
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
@@ -48,66 +73,70 @@ def segment_lesions(
         lungs: (X, Y, Z) labels of :func:`covsev.anatomy.lungs.segment_lungs`.
         model: see :func:`load_model`.
         restrict_to_lungs: drop what lies outside the lung labels.
+        keep_probability: keep the infection probability, 4 bytes a voxel of the lungs' box.
 
     Raises:
         GridMismatchError: if ``lungs`` has another shape than the scan.
         LungsNotFoundError: if ``lungs`` is empty.
     """
     require_same_grid(scan, lungs.shape, scan.affine, name="the lung labels")
-    hu = to_canonical(scan.hu, scan.affine)
-    sides = to_canonical(lungs, scan.affine)
-    box = lung_box(sides, model.preprocessing.lung_margin_mm, canonical_spacing_mm(scan))
-    cropped = hu[box[0], box[1]]
-    levels = np.flatnonzero(sides.any(axis=(0, 1)))
-    probability = np.zeros(hu.shape, dtype=np.float32)
-    priors = _find_infection(cropped, levels, model, probability[box[0], box[1]])
+    spacing_mm = canonical_spacing_mm(scan)
+    x, y, z = lung_box(to_canonical(lungs, scan.affine), model.preprocessing.lung_margin_mm, spacing_mm)
+    sides = _as_stack(to_canonical(lungs, scan.affine)[x, y, z])
+    levels = np.flatnonzero(sides.any(axis=(1, 2)))
     span = slice(int(levels[0]), int(levels[-1]) + 1)
-    sd_mm = model.postprocessing.axial_smoothing_mm
-    _smooth_across_slices(probability[box[0], box[1], span], sd_mm / canonical_spacing_mm(scan)[2])
+    box = x, y, slice(z.start + span.start, z.start + span.stop)
+    hu, sides, levels = _as_stack(to_canonical(scan.hu, scan.affine)[box]), sides[span], levels - span.start
+    probability, priors = _find_infection(hu, levels, model)
+    _smooth_across_slices(probability, model.postprocessing.axial_smoothing_mm / spacing_mm[2])
     infected = probability >= model.postprocessing.threshold
     if restrict_to_lungs:
         infected &= sides > 0
-    denser = np.zeros(hu.shape, dtype=bool)
     if model.prior is None:
         denser = hu > CONSOLIDATION_HU
     else:
-        infected_levels = levels[infected[:, :, levels].any(axis=(0, 1))]
-        _find_consolidation(cropped, infected_levels, model, priors, denser[box[0], box[1]])
+        denser = _find_consolidation(hu, levels[infected[levels].any(axis=(1, 2))], model, priors)
         denser &= hu > LUNG_TISSUE_HU
-    return LesionSegmentation(
-        labels=from_canonical(lesion_labels(infected, denser), scan.affine),
-        probability=from_canonical(probability, scan.affine),
-        method=_method(model, restrict_to_lungs),
-        networks=model.networks,
-    )
+    labels = np.zeros_like(lungs)
+    to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
+    kept = _as_volume(probability) if keep_probability else None
+    return LesionSegmentation(labels, _method(model, restrict_to_lungs), model.networks, box, kept, scan.affine)
+
+
+def _as_stack(volume: NDArray[_T]) -> NDArray[_T]:
+    """View (Z, X, Y) of a volume (X, Y, Z)."""
+    return np.moveaxis(volume, 2, 0)
+
+
+def _as_volume(stack: NDArray[_T]) -> NDArray[_T]:
+    """View (X, Y, Z) of slices (Z, X, Y)."""
+    return np.moveaxis(stack, 0, 2)
 
 
 def _find_infection(
-    cropped: NDArray[Any], levels: NDArray[np.intp], model: LesionModel, probability: NDArray[np.float32]
-) -> dict[int, Tensor]:
-    """Write the infection probability of ``levels`` of a volume (X, Y, Z); returns it on the network's grid."""
+    hu: NDArray[Any], levels: NDArray[np.intp], model: LesionModel
+) -> tuple[NDArray[np.float32], dict[int, Tensor]]:
+    """Infection probability of the slices ``levels`` of a stack (Z, X, Y), and the same on the network's grid."""
+    probability = np.zeros(hu.shape, dtype=np.float32)
     on_grid: dict[int, Tensor] = {}
     for batch in _batches(levels, model.batch_size):
-        infection = model.infection(model.preprocessing(cropped[:, :, batch]))
-        probability[:, :, batch] = _as_planes(model.postprocessing(infection, cropped.shape[:2]))[0]
+        infection = model.infection(model.preprocessing(_as_volume(hu[batch])))
+        probability[batch] = model.postprocessing(infection, hu.shape[1:])[:, 0]
         if model.prior is not None:
             on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
-    return on_grid
+    return probability, on_grid
 
 
 def _find_consolidation(
-    cropped: NDArray[Any],
-    levels: NDArray[np.intp],
-    model: LesionModel,
-    priors: Mapping[int, Tensor],
-    denser: NDArray[np.bool_],
-) -> None:
-    """Mark where the multi network sees consolidation rather than ground glass in ``levels`` of a volume."""
+    hu: NDArray[Any], levels: NDArray[np.intp], model: LesionModel, priors: Mapping[int, Tensor]
+) -> NDArray[np.bool_]:
+    """Where the multi network sees consolidation rather than ground glass in the slices ``levels`` of a stack."""
+    denser = np.zeros(hu.shape, dtype=bool)
     for batch in _batches(levels, model.batch_size):
         prior = torch.stack([priors[level] for level in batch.tolist()]).float()
-        kinds = model.predict_kinds(model.preprocessing(cropped[:, :, batch]), prior, cropped.shape[:2])
-        ground_glass, consolidation = _as_planes(kinds)
-        denser[:, :, batch] = consolidation > ground_glass
+        kinds = model.predict_kinds(model.preprocessing(_as_volume(hu[batch])), prior, hu.shape[1:])
+        denser[batch] = kinds[:, 1] > kinds[:, 0]
+    return denser
 
 
 def _batches(levels: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
@@ -115,15 +144,10 @@ def _batches(levels: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
         yield levels[start : start + size]
 
 
-def _as_planes(stack: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(C, X, Y, N) from (N, C, X, Y)."""
-    return np.moveaxis(stack, 0, -1)
-
-
 def _smooth_across_slices(probability: NDArray[np.float32], sd_slices: float) -> None:
-    """Smooth (X, Y, Z) in place along z; beyond the first and the last slice the volume goes on as it is there."""
+    """Smooth (Z, X, Y) in place along z; beyond the first and the last slice the volume goes on as it is there."""
     if sd_slices > 0:
-        gaussian_filter1d(probability, sd_slices, axis=2, mode="nearest", output=probability)
+        gaussian_filter1d(probability, sd_slices, axis=0, mode="nearest", output=probability)
 
 
 def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ class Options:
     Attributes:
         restrict_to_lungs: drop lesion outside the lung labels.
         noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
-        save_probability: also write the infection probability.
+        save_probability: keep the infection probability, and write it too.
         keep_identifiers: write what DICOM headers say of the patient (name, id, dates, UIDs) into the JSON file.
         uncertainty: an interval on every lesion volume and score; the network runs five times then, not once.
         dicom: also write a DICOM segmentation, structured report and picture; the scan must be a DICOM series.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -12,6 +13,7 @@ import pytest
 from covsev import assessment, labels
 from covsev.anatomy.lobes import segment_lobes
 from covsev.assessment import assess, write
+from covsev.errors import CovsevError
 from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.severity import measure
@@ -36,7 +38,7 @@ def light_reference(bright_model, phantom):
 
 @pytest.fixture(scope="module")
 def reference(shipped_model, phantom):
-    return assess(phantom.scan, shipped_model)
+    return assess(phantom.scan, shipped_model, Options(save_probability=True))
 
 
 def test_fissures_are_not_sought_in_lesion(monkeypatch, bright_model, phantom):
@@ -78,6 +80,22 @@ def _require_identical(orientation, model, reference):
     for name in ("lungs", "lobes", "lesions"):
         expected = nib.apply_orientation(getattr(reference, name).labels, transform)
         np.testing.assert_array_equal(getattr(turned, name).labels, expected)
+
+
+def test_label_maps_lie_in_memory_as_the_scan_does(bright_model, light_reference, phantom):
+    scan = dataclasses.replace(phantom.scan, hu=np.asfortranarray(phantom.scan.hu))
+    found = assess(scan, bright_model)
+    for name in ("lungs", "lobes", "lesions"):
+        label_map = getattr(found, name).labels
+        assert label_map.flags.f_contiguous
+        np.testing.assert_array_equal(label_map, getattr(light_reference, name).labels)
+    assert found.report == light_reference.report
+
+
+def test_the_probability_is_kept_only_where_it_is_asked_for(light_reference, reference):
+    assert reference.lesions.probability.max() > 0.5
+    with pytest.raises(CovsevError, match="the infection probability was not kept; ask for it by"):
+        _ = light_reference.lesions.probability
 
 
 def test_true_lesion_mask_gives_exact_millilitres_in_every_region(phantom):
@@ -128,6 +146,16 @@ def test_the_page_can_be_left_out(reference, tmp_path):
     content = write(reference, tmp_path, Options(report=False))
     assert not (tmp_path / f"phantom{labels.REPORT_SUFFIX}").exists()
     assert f"phantom{labels.REPORT_SUFFIX}" not in content["outputs"]
+
+
+def test_without_its_masks_a_scan_has_no_result(light_reference, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(assessment, "save_labels", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(light_reference, tmp_path)
+    assert not (tmp_path / f"phantom{labels.SEVERITY_SUFFIX}").exists()
 
 
 def test_lesions_lie_in_the_lungs_unless_the_restriction_is_off(shipped_model, reference, phantom):

@@ -65,6 +65,8 @@ def test_an_enhanced_file_is_the_series_of_its_frames(tmp_path, shared, order):
     scan, plain = load_scan(tmp_path / "enhanced"), load_scan(tmp_path / "plain")
     np.testing.assert_array_equal(scan.hu, EXPECTED_HU)
     np.testing.assert_allclose(scan.affine, plain.affine)
+    assert scan.hu.flags.f_contiguous  # slice after slice, as a file holds them
+    assert plain.hu.flags.f_contiguous
 
 
 def test_each_frame_has_its_own_scale(tmp_path):

@@ -16,6 +16,8 @@ from covsev.labels import CONSOLIDATION_HU
 from covsev.lesion_model import SlicePreprocessing, load_model
 from covsev.lesions import lesion_labels, segment_lesions, segment_slice
 from covsev.options import INFECTION_BUNDLE
+from covsev.phantom import make_phantom
+from covsev.scan import to_canonical
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,23 @@ def test_slices_without_lung_are_not_computed(phantom, bright_model):
     without = ~phantom.lungs.any(axis=(0, 1))
     assert without.any()
     assert not result.probability[:, :, without].any()
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "SAR"])
+def test_the_probability_lies_where_the_network_looked(bright_model, orientation):
+    phantom = make_phantom((6.0, 6.0, 8.0), orientation=orientation)
+    result = segment_lesions(phantom.scan, phantom.lungs, bright_model)
+    found = to_canonical(result.probability, phantom.scan.affine)
+    np.testing.assert_array_equal(found[result.box], result.probability_in_box)
+    assert np.count_nonzero(found) == np.count_nonzero(result.probability_in_box)
+    assert result.probability_in_box.size < found.size / 2
+    np.testing.assert_array_equal((result.probability >= 0.5) & (phantom.lungs > 0), result.labels > 0)
+
+
+def test_a_scan_in_float32_is_left_as_it_is(bright_model):
+    slices = np.moveaxis(np.full((3, 40, 50), -500.0, dtype=np.float32), 0, -1)
+    assert bright_model.preprocessing(slices).max() == 0.5
+    assert (slices == -500).all()
 
 
 def test_probabilities_are_smoothed_across_slices_in_millimetres(bright_model, phantom):

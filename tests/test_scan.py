@@ -539,11 +539,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     target = tmp_path / "a_lungs.nii.gz"
     target.write_text("old")
 
-    def break_off(_image, path):
-        path.write_text("half")
+    def break_off(_image, stream):
+        stream.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(nib, "save", break_off)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", break_off)
     with pytest.raises(OSError, match="disk full"):
         save_labels(np.zeros(SHAPE, np.uint8), scan_of(hu_volume()), target)
     assert [path.name for path in tmp_path.iterdir()] == [target.name]

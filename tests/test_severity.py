@@ -18,6 +18,7 @@ from covsev.scan import make_scan
 from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, measure
 from covsev.severity.regions import SEGMENT_NAMES, ZONE_NAMES, measure_regions
 from covsev.severity.scores import band, compute_scores
+from covsev.severity.tallies import tally
 
 LOBES = ("left_upper", "left_lower", "right_upper", "right_middle", "right_lower")
 LUNGS = ("right_lung", "left_lung")
@@ -414,6 +415,14 @@ def test_one_lung_has_values_on_its_side_only(healthy):
 def test_a_noise_floor_below_zero_is_refused(healthy, floor):
     with pytest.raises(ValueError, match=f"noise_floor_ml must be at least 0; got {floor}"):
         report_of(healthy, noise_floor_ml=floor)
+
+
+def test_whole_numbers_are_counted_alike_in_both_types():
+    hu = np.arange(-(2**15), 2**15).astype(np.int16).reshape(64, 64, 16)
+    maps = [np.ones(hu.shape, np.uint8), np.full(hu.shape, 5, np.uint8), (hu > 0).astype(np.uint8)]
+    whole, real = tally(hu, *maps), tally(hu.astype(np.float32), *maps)
+    np.testing.assert_array_equal(whole.count, real.count)
+    np.testing.assert_array_equal(whole.sum_hu2, real.sum_hu2)
 
 
 def test_measure_refuses_another_grid(healthy):

@@ -228,7 +228,7 @@ def divide_lungs(sides: _Lungs, spacing_mm: tuple[float, ...], surfaces: Surface
         spacing_mm: of the voxels.
         surfaces: of every lung that ``surfaces.frames`` names; other lungs get no lobes.
     """
-    lobes = np.zeros(sides.shape, dtype=np.uint8)
+    lobes = np.zeros_like(sides)
     x, y, z = (np.arange(n) * side for n, side in zip(sides.shape, spacing_mm, strict=True))
     for side in surfaces.frames:
         heights = {name: surfaces.height_mm(name, x, y)[:, :, None] for name in FISSURES_OF[side]}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from skimage.segmentation import find_boundaries
+from scipy.ndimage import binary_erosion
 
 from covsev.labels import DISCLAIMER, LESIONS, LOBES, LUNG_WINDOW_HU, Label
 from covsev.scan import Scan, canonical_spacing_mm, replacing, to_canonical
@@ -74,7 +74,8 @@ def _tile(
         inside = lesions == label.id
         rgb[inside] = (1 - _LESION_OPACITY) * rgb[inside] + _LESION_OPACITY * np.array(label.rgb)
     for label in LOBES:
-        rgb[find_boundaries(lobes == label.id, mode="inner")] = label.rgb
+        lobe = lobes == label.id
+        rgb[lobe & ~binary_erosion(lobe, border_value=1)] = label.rgb
     image = Image.fromarray(rgb.astype(np.uint8).transpose(1, 0, 2))
     width, height = (n * side for n, side in zip(hu.shape, spacing_mm, strict=True))
     scale = _TILE_PX / max(width, height)

@@ -172,7 +172,7 @@ def _resized(labels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.u
 
 
 def _outlines(kind: str, known: Sequence[Label], found: NDArray[np.uint8]) -> list[Outline]:
-    present = np.unique(found)
+    present = np.flatnonzero(np.bincount(found.ravel()))
     return [
         Outline(kind, label.name, path) for label in known if label.id in present and (path := _path(found == label.id))
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from covsev import __version__
 from covsev.labels import DISCLAIMER
+from covsev.scan.compression import open_gzip
 from covsev.scan.volume import Scan, require_same_grid
 
 TEMPORARY_PREFIX = ".covsev-"
@@ -32,12 +33,12 @@ def save_labels(labels: NDArray[np.uint8], scan: Scan, path: Path, *, weights: s
     Raises:
         GridMismatchError: if the shapes differ.
     """
-    _save(np.ascontiguousarray(labels, dtype=np.uint8), scan, path, weights)
+    _save(np.asarray(labels, dtype=np.uint8), scan, path, weights)
 
 
 def save_probability(probability: NDArray[np.float32], scan: Scan, path: Path, *, weights: str) -> None:
     """Write a map of probabilities as float32 NIfTI, otherwise as :func:`save_labels`."""
-    _save(np.ascontiguousarray(probability, dtype=np.float32), scan, path, weights)
+    _save(np.asarray(probability, dtype=np.float32), scan, path, weights)
 
 
 def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
@@ -52,8 +53,8 @@ def _save(array: NDArray[Any], scan: Scan, path: Path, weights: str) -> None:
         image.set_qform(scan.affine, int(scan.tilt_deg < _STRAIGHT_DEG))  # a qform has no shear
         image.set_sform(scan.affine, 1)
     image.header["descrip"] = f"covsev {__version__} weights {weights[:12]}; {DISCLAIMER}"[:79]
-    with replacing(path) as temporary:
-        nib.save(image, temporary)
+    with replacing(path) as temporary, open_gzip(temporary, "wb") as stream:
+        image.to_stream(stream)
 
 
 def _qform(scan: Scan) -> NDArray[np.float64]:

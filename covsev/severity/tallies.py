@@ -20,6 +20,8 @@ The sixth limit is the least number above -200, since high opacity is what lies 
 
 _SIZES = tuple(1 + len(labels) for labels in (LUNGS, LOBES, SEGMENTS, LESIONS))
 _CLASSES = len(HU_EDGES) + 1
+_CLASS_OF_INT16 = np.searchsorted(HU_EDGES, np.arange(2**16, dtype=np.uint16).view(np.int16), side="right")
+"""Density class of every int16, in the order of its bits read as uint16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +92,24 @@ def _fill(
         inside = (lungs[z] | lobes[z]) > 0
         if not inside.any():
             continue
-        code = np.zeros(np.count_nonzero(inside), dtype=np.int64)
+        places = np.flatnonzero(inside)
+        code = np.zeros(len(places), dtype=np.int64)
         for size, layer in zip(_SIZES, (lungs, lobes, segments, lesions), strict=True):
             code *= size
             if layer is not None:
-                code += layer[z][inside]
+                code += layer[z].ravel()[places]
         if hu is None:
             count[z] = np.bincount(code * _CLASSES, minlength=count.shape[1])
             continue
-        values = hu[z][inside]
-        classes = code * _CLASSES + np.searchsorted(HU_EDGES, values, side="right")
-        count[z] = np.bincount(classes, minlength=count.shape[1])
+        values = hu[z].ravel()[places]
+        count[z] = np.bincount(code * _CLASSES + _classes(values), minlength=count.shape[1])
         values = values.astype(np.float64)
         sums[0, z] = np.bincount(code, values, minlength=sums.shape[2])
         sums[1, z] = np.bincount(code, values**2, minlength=sums.shape[2])
+
+
+def _classes(hu: NDArray[Any]) -> NDArray[np.intp]:
+    """Density class of each voxel."""
+    if hu.dtype == np.int16:
+        return _CLASS_OF_INT16[hu.view(np.uint16)]
+    return np.searchsorted(HU_EDGES, hu, side="right")
