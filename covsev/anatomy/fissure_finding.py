@@ -12,7 +12,7 @@ from covsev.anatomy.coarse_chest import CoarseChest
 from covsev.anatomy.fissure_fit import Evidence, Surfaces, fit_surfaces, lung_of, surfaces_through
 from covsev.anatomy.fissure_model import FISSURES, FISSURES_OF, RIGHT_HORIZONTAL, RIGHT_OBLIQUE, load_fissure_model
 from covsev.anatomy.fissure_search import search_modes
-from covsev.anatomy.fissureness import find_sheets, large_sheets, support, unfold
+from covsev.anatomy.fissureness import WIDE_STRIDE, find_sheets, large_sheets, sheet_contrast, support, unfold
 from covsev.anatomy.lobe_division import divide_lungs
 from covsev.labels import RIGHT_LUNG, RIGHT_MIDDLE
 
@@ -22,7 +22,7 @@ _FINE_SCALES_MM = (3.0, 2.0, 2.0)
 _MIN_SUPPORT = 0.08  # of the oblique fissure; surfaces in mere noise have about this much
 _MIDDLE_SHARE = (0.04, 0.30)  # of the right lung
 _SEARCHES, _GUESSES = 2, 2
-_SHEETS = (5, 3)  # of those found about the oblique and about the horizontal fissure, the largest are tried
+_SHEETS = (4, 2)  # of those found about the oblique and about the horizontal fissure, the largest are tried
 _SHEET_POINTS = 60
 
 
@@ -67,11 +67,13 @@ def _starts(chest: CoarseChest, expected: Surfaces, side: int) -> list[Surfaces]
     unfolded = {
         name: unfold(chest.hu, searched, chest.spacing_mm, expected, name, _REACH_MM) for name in FISSURES_OF[side]
     }
-    modes = search_modes(model, expected.frames[side], unfolded, count=_SEARCHES)
+    contrast_hu = {name: sheet_contrast(part, WIDE_STRIDE) for name, part in unfolded.items()}
+    modes = search_modes(model, expected.frames[side], unfolded, contrast_hu, count=_SEARCHES)
+    sheets = {name: large_sheets(part, contrast_hu[name]) for name, part in unfolded.items()}
     moved = [np.tensordot(weights, model.modes, axes=1) for weights in modes]
     return [
         *(replace(expected, coefficients=expected.coefficients + change) for change in moved),
-        *_through_sheets(chest, expected, {name: large_sheets(part) for name, part in unfolded.items()}),
+        *_through_sheets(chest, expected, sheets),
     ]
 
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from covsev.anatomy.fissure_model import FISSURES, RIGHT_HORIZONTAL, RIGHT_OBLIQUE, FissureModel, LungFrame, splines
-from covsev.anatomy.fissureness import STEP_MM, TILTS, Unfolded, sheet_contrast, vessel_density
+from covsev.anatomy.fissureness import STEP_MM, TILTS, WIDE_STRIDE, Unfolded, vessel_density
 
 _CONTRAST_HU = (0.0, 30.0)  # beyond, a patch counts no more; below, so that flanks do not cancel a sheet in the blur
 _VESSEL_WEIGHT = 0.5
 _PRIOR_WEIGHT = 20.0  # of the modes' squared length against the columns' summed scores
-_STRIDE = 3  # of the columns
+_SPARSE = 2  # of the columns whose contrast is known
+_STRIDE = WIDE_STRIDE * _SPARSE
 _FIRST_DRAWS, _FIRST_SD = 1500, 1.4
 _UNLIKE_MM = 8.0  # mean distance of two beginnings
 _DRAWS, _ELITE = 200, 20
@@ -33,7 +34,13 @@ _Volume = NDArray[np.float32]
 
 
 def search_modes(
-    model: FissureModel, frame: LungFrame, unfolded: Mapping[str, Unfolded], *, count: int = 2, seed: int = 0
+    model: FissureModel,
+    frame: LungFrame,
+    unfolded: Mapping[str, Unfolded],
+    contrast_hu: Mapping[str, _Volume],
+    *,
+    count: int = 2,
+    seed: int = 0,
 ) -> list[_Array]:
     """Weights (M,) of the modes whose surfaces score best in one lung, the best first.
 
@@ -41,10 +48,11 @@ def search_modes(
         model: the prior.
         frame: of the lung.
         unfolded: the lung, unfolded about the expected surface of each of its fissures, the oblique one first.
+        contrast_hu: its :func:`covsev.anatomy.fissureness.sheet_contrast` of every ``WIDE_STRIDE``-th column.
         count: of the results, each from another beginning.
         seed: of the draws; the result is the same each time.
     """
-    parts = [_Candidates.of(model, frame, name, part) for name, part in unfolded.items()]
+    parts = [_Candidates.of(model, frame, name, part, contrast_hu[name]) for name, part in unfolded.items()]
     levels = [[part.blurred(blur_mm) for part in parts] for blur_mm in _BLURS_MM]
     draw = np.random.default_rng(seed)
     found = [_search(levels, mean, draw) for mean in _beginnings(levels[0], len(model.modes), count, draw)]
@@ -83,16 +91,16 @@ def _search(levels: list[list[_Candidates]], mean: _Array, draw: np.random.Gener
     return float(scores[elite[0]]), weights[elite[0]]
 
 
-def sheet_score(unfolded: Unfolded, stride: int = 1) -> _Volume:
+def _sheet_score(unfolded: Unfolded, contrast_hu: _Volume) -> _Volume:
     """Score (5, 5, X, Y, T) of a patch of each tilt: contrast less vessels, in standard deviations; 0 where unknown."""
-    contrast = sheet_contrast(unfolded, stride)
+    contrast = contrast_hu[:, :, ::_SPARSE, ::_SPARSE]
     known = contrast != 0
     if not known.any():
-        return contrast
+        return np.zeros_like(contrast)
     contrast = np.clip(contrast, *_CONTRAST_HU)
     level, spread = contrast[known].mean(), contrast[known].std()
     contrast = np.where(known, (contrast - level) / max(spread, 1e-3), 0)
-    vessels = vessel_density(unfolded)[::stride, ::stride]
+    vessels = vessel_density(unfolded)[::_STRIDE, ::_STRIDE]
     spread = vessels[vessels != 0].std() if vessels.any() else 1.0
     return np.asarray(contrast - _VESSEL_WEIGHT * vessels / spread, dtype=np.float32)
 
@@ -118,7 +126,9 @@ class _Candidates:
     score: _Volume
 
     @classmethod
-    def of(cls, model: FissureModel, frame: LungFrame, fissure: str, unfolded: Unfolded) -> _Candidates:
+    def of(
+        cls, model: FissureModel, frame: LungFrame, fissure: str, unfolded: Unfolded, contrast_hu: _Volume
+    ) -> _Candidates:
         some = (slice(None, None, _STRIDE), slice(None, None, _STRIDE))
         middles, cosines = unfolded.points_mm[some], unfolded.normals[some][..., 2]
         along_x = splines(frame.axis_to_unit(middles[:, 0, 0], 0))
@@ -127,7 +137,7 @@ class _Candidates:
         offsets_mm = modes_mm * cosines
         tilt_steps = [np.gradient(offsets_mm, STEP_MM * _STRIDE, axis=a) / (TILTS[1] - TILTS[0]) for a in (1, 2)]
         places = np.stack([offsets_mm, *tilt_steps], axis=1).astype(np.float32)
-        return cls(fissure, middles[..., 2], modes_mm, cosines, places, sheet_score(unfolded, _STRIDE))
+        return cls(fissure, middles[..., 2], modes_mm, cosines, places, _sheet_score(unfolded, contrast_hu))
 
     def blurred(self, blur_mm: float) -> _Candidates:
         """The same with the score smoothed along the columns, and among tilts as far as they move them."""

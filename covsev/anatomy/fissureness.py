@@ -19,11 +19,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from covsev.anatomy.fissure_fit import Evidence, Surfaces, lung_of
+from covsev.anatomy.fissure_model import LungFrame
+from covsev.anatomy.lobe_division import bounding_box
 
 STEP_MM = 2.5
 """Distance of the columns along x and y; along a column it is 1 mm."""
 TILTS = (-0.8, -0.4, 0.0, 0.4, 0.8)
 """Slopes of the patches against the surface, along x and along y: whole millimetres by column."""
+WIDE_STRIDE = 2
+"""Of the columns, where sheets are sought far from the expected surface."""
 _PATCH_MM = 4.5  # standard deviation of the patch
 _TAPS = 3  # columns to each side
 _SIDE_MM = 3  # where the contrast is taken
@@ -31,7 +35,7 @@ _VESSEL_HU = 180.0  # above the lung's median: not lung, and neither is what tou
 _HOLE_HU = -120.0  # what is below the median by more is cut to it
 _MIN_CONTRAST_HU = 9.0
 _MIN_SHEET_MM2 = 375.0
-_LARGE_SHEET_MM2, _WIDE_STRIDE = 1000.0, 2
+_LARGE_SHEET_MM2 = 1000.0
 _JOIN_MM = 1.5  # height difference to the neighbour's continuation
 _JOIN_TILT = 0.5
 _MAX_POINTS = 1000
@@ -65,17 +69,23 @@ class Unfolded:
 
 def find_sheets(unfolded: Unfolded) -> Evidence:
     """Points on the sheets of an unfolded lung, with the sheets' normals."""
-    return Evidence.joined(_sheets(unfolded, 1, _MIN_SHEET_MM2)).thinned(_MAX_POINTS)
+    return Evidence.joined(_sheets(unfolded, sheet_contrast(unfolded), 1, _MIN_SHEET_MM2)).thinned(_MAX_POINTS)
 
 
-def large_sheets(unfolded: Unfolded) -> list[Evidence]:
-    """Points on each large sheet among the brighter half of all, the largest first; to be sought far and wide."""
-    return _sheets(unfolded, _WIDE_STRIDE, _LARGE_SHEET_MM2, brighter_share=0.5)
+def large_sheets(unfolded: Unfolded, contrast_hu: _Volume) -> list[Evidence]:
+    """Points on each large sheet among the brighter half of all, the largest first; to be sought far and wide.
+
+    Args:
+        unfolded: the lung.
+        contrast_hu: its :func:`sheet_contrast` of every ``WIDE_STRIDE``-th column.
+    """
+    return _sheets(unfolded, contrast_hu, WIDE_STRIDE, _LARGE_SHEET_MM2, brighter_share=0.5)
 
 
-def _sheets(unfolded: Unfolded, stride: int, least_mm2: float, brighter_share: float = 1.0) -> list[Evidence]:
+def _sheets(
+    unfolded: Unfolded, contrast_hu: _Volume, stride: int, least_mm2: float, brighter_share: float = 1.0
+) -> list[Evidence]:
     """Points on each sheet of at least some area, of every ``stride``-th column, the largest sheet first."""
-    contrast_hu = sheet_contrast(unfolded, stride)
     flat = contrast_hu.reshape(-1, *contrast_hu.shape[2:])
     best = flat.argmax(axis=0)
     strongest = np.take_along_axis(flat, best[None], axis=0)[0]
@@ -111,16 +121,15 @@ def unfold(
         fissure: its name.
         reach_mm: how far from the expected surface to look.
     """
-    frame = surfaces.frames[lung_of(fissure)]
-    x, y = (frame.centre_mm[a] + np.arange(-0.6 * frame.size_mm[a], 0.6 * frame.size_mm[a], STEP_MM) for a in (0, 1))
+    x, y = _columns_of_lung(search_mask, spacing_mm, surfaces.frames[lung_of(fissure)])
     height = surfaces.height_mm(fissure, x, y)
     slopes = np.stack([np.gradient(height, STEP_MM, axis=axis) for axis in (0, 1)], axis=-1)
     normals = np.concatenate([-slopes, np.ones_like(slopes[..., :1])], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     middles = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)
     offsets = np.arange(-reach_mm - _SIDE_MM, reach_mm + _SIDE_MM + 1.0)
-    places = middles[:, :, None] + offsets[:, None] * normals[:, :, None]
-    voxels = np.moveaxis(places / np.asarray(spacing_mm), -1, 0)
+    places = np.moveaxis(middles[:, :, None] + offsets[:, None] * normals[:, :, None], -1, 0)
+    voxels = places / np.reshape(spacing_mm, (3, 1, 1, 1))
     return Unfolded(
         middles,
         normals,
@@ -129,6 +138,19 @@ def unfold(
         map_coordinates(hu, voxels, output=np.float32, order=1, mode="nearest"),
         map_coordinates(search_mask.view(np.uint8), voxels, order=0, mode="constant") > 0,
     )
+
+
+def _columns_of_lung(
+    search_mask: NDArray[np.bool_], spacing_mm: tuple[float, ...], frame: LungFrame
+) -> tuple[_Array, _Array]:
+    """Places (X,) and (Y,) mm of the columns over the lung, and of a patch beyond it; at least two of each."""
+    places = []
+    for axis, limit in enumerate(bounding_box(search_mask)[:2]):
+        middle_mm, reach_mm = frame.centre_mm[axis], 0.6 * frame.size_mm[axis]
+        low_mm = max(middle_mm - reach_mm, limit.start * spacing_mm[axis] - _PATCH_MM)
+        high_mm = min(middle_mm + reach_mm, limit.stop * spacing_mm[axis] + _PATCH_MM)
+        places.append(low_mm + STEP_MM * np.arange(max(2, round((high_mm - low_mm) / STEP_MM) + 1)))
+    return places[0], places[1]
 
 
 def sheet_contrast(unfolded: Unfolded, stride: int = 1) -> _Volume:
@@ -168,8 +190,8 @@ def vessel_density(unfolded: Unfolded) -> _Volume:
     """Share (X, Y, T) of vessels near each place, less that of a wide neighbourhood along the column."""
     level = unfolded.hu - np.median(unfolded.hu[unfolded.lung_mask])
     stack = np.stack([(level > _VESSEL_HU) & unfolded.lung_mask, unfolded.lung_mask]).astype(np.float32)
-    near = gaussian_filter(stack, (0, 2, 2, 2.5))
-    wide = gaussian_filter1d(near, 10.0, axis=3)
+    near = gaussian_filter(stack, (0, 2, 2, 2.5), truncate=3.0)
+    wide = gaussian_filter1d(near, 10.0, axis=3, truncate=3.0)
     difference = near[0] / np.maximum(near[1], 0.2) - wide[0] / np.maximum(wide[1], 0.2)
     return np.where(unfolded.lung_mask, difference, 0)
 
@@ -184,13 +206,10 @@ def _tilted_mean(stack: _Volume, axis: int, slope: float, stride: int) -> _Volum
     pads[axis], pads[3] = (_TAPS, _TAPS), (reach, reach)
     lines = np.moveaxis(np.pad(stack, pads), axis, 0)
     last = stack.shape[axis] + _TAPS
-    parts = [
-        lines[_TAPS + t : last + t : stride, ..., reach + c : reach + c + places]
-        for t, c in zip(taps, climbs, strict=True)
-    ]
-    out = np.zeros(parts[0].shape, np.float32)
-    for part, weight in zip(parts, (weights / weights.sum()).astype(np.float32), strict=True):
-        out += weight * part
+    out, weighted = (np.zeros(lines[_TAPS:last:stride, ..., :places].shape, np.float32) for _ in range(2))
+    for tap, climb, weight in zip(taps, climbs, (weights / weights.sum()).astype(np.float32), strict=True):
+        part = lines[_TAPS + tap : last + tap : stride, ..., reach + climb : reach + climb + places]
+        out += np.multiply(part, weight, out=weighted)
     return np.moveaxis(out, 0, axis)
 
 
