@@ -26,9 +26,9 @@ _SPARSE = 2  # of the columns whose contrast is known
 _STRIDE = WIDE_STRIDE * _SPARSE
 _FIRST_DRAWS, _FIRST_SD = 1500, 1.4
 _UNLIKE_MM = 8.0  # mean distance of two beginnings
-_DRAWS, _ELITE = 200, 20
-_BLURS_MM, _ROUNDS = (6.0, 3.0, 1.5, 0.0), 4  # the score is smooth at first; rounds at each
-_NEXT_SD, _LEAST_SD, _KEPT = 0.7, 0.02, 0.3
+_DRAWS, _ELITE = 300, 30
+_BLURS_MM, _ROUNDS = (6.0, 3.0, 1.5, 0.0), 5  # the score is smooth at first; rounds at each
+_NEXT_SD, _LEAST_SD, _KEPT = 1.2, 0.02, 0.3
 _Array = NDArray[np.float64]
 _Volume = NDArray[np.float32]
 
@@ -60,16 +60,12 @@ def search_modes(
 
 
 def _beginnings(parts: list[_Candidates], modes: int, count: int, draw: np.random.Generator) -> list[_Array]:
-    """The best ``count`` of many surfaces that are unlike each other; the expected one is among the draws."""
+    """The expected surfaces, then the best of many; ``count`` in all, unlike each other."""
     weights = _FIRST_SD * draw.standard_normal((_FIRST_DRAWS, modes))
-    weights[0] = 0
-    order = np.argsort(-_scores(parts, weights))
-    begun: list[_Array] = []
-    for own in weights[order]:
-        if all(_mean_distance_mm(parts, own - other) > _UNLIKE_MM for other in begun):
+    begun = [np.zeros(modes)]
+    for own in weights[np.argsort(-_scores(parts, weights))]:
+        if len(begun) < count and all(_mean_distance_mm(parts, own - other) > _UNLIKE_MM for other in begun):
             begun.append(own)
-        if len(begun) == count:
-            break
     return begun
 
 
