@@ -29,6 +29,7 @@ TILTS = (-0.8, -0.4, 0.0, 0.4, 0.8)
 WIDE_STRIDE = 2
 """Of the columns, where sheets are sought far from the expected surface."""
 _PATCH_MM = 4.5  # standard deviation of the patch
+_MIN_COLUMNS = 9  # along x and y, however small the lung: the search takes every few of them
 _TAPS = 3  # columns to each side
 _SIDE_MM = 3  # where the contrast is taken
 _VESSEL_HU = 180.0  # above the lung's median: not lung, and neither is what touches it
@@ -143,13 +144,13 @@ def unfold(
 def _columns_of_lung(
     search_mask: NDArray[np.bool_], spacing_mm: tuple[float, ...], frame: LungFrame
 ) -> tuple[_Array, _Array]:
-    """Places (X,) and (Y,) mm of the columns over the lung, and of a patch beyond it; at least two of each."""
+    """Places (X,) and (Y,) mm of the columns over the lung, and of a patch beyond it."""
     places = []
     for axis, limit in enumerate(bounding_box(search_mask)[:2]):
         middle_mm, reach_mm = frame.centre_mm[axis], 0.6 * frame.size_mm[axis]
         low_mm = max(middle_mm - reach_mm, limit.start * spacing_mm[axis] - _PATCH_MM)
         high_mm = min(middle_mm + reach_mm, limit.stop * spacing_mm[axis] + _PATCH_MM)
-        places.append(low_mm + STEP_MM * np.arange(max(2, round((high_mm - low_mm) / STEP_MM) + 1)))
+        places.append(low_mm + STEP_MM * np.arange(max(_MIN_COLUMNS, round((high_mm - low_mm) / STEP_MM) + 1)))
     return places[0], places[1]
 
 
