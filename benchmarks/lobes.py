@@ -1,6 +1,6 @@
 """How well lobes agree with traced lobe maps, the lungs being the traced ones.
 
-    python benchmarks/lobes.py LOBE_MAPS
+    python benchmarks/lobes.py LOBE_MAPS [--workers N]
 
 ``LOBE_MAPS`` holds the ``*.nrrd`` of Tang et al. 2019 (arXiv 1903.09879), read at about 1.5 mm. They come without CT,
 so the fissures that a scan would show are simulated on the traced borders: 30 % of the oblique and 15 % of the
@@ -15,7 +15,10 @@ lesions of 10 to 35 mm radius at the pleura of each.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from covsev.anatomy.fissure_fit import Evidence, Surfaces, expected_surfaces, fit_surfaces
+from covsev.anatomy.fissure_fit import Evidence, expected_surfaces, fit_surfaces
 from covsev.anatomy.fissure_model import FISSURES_OF, LungFrame, load_fissure_model
-from covsev.anatomy.lobes import divide_lungs
+from covsev.anatomy.lobe_division import divide_lungs
 from covsev.labels import (
     LEFT_LOBES,
     LEFT_LOWER,
@@ -52,8 +55,25 @@ FISSURES = {
     ],
 }
 LESIONS, LESION_RADIUS_MM = 20, (10.0, 35.0)
+# Radius of the patches that are visible; 0: scattered points; None: no points.
+CONDITIONS = {"prior alone": None, "scattered points": 0.0, "patches": 15.0}
 Labels = NDArray[np.uint8]
 Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class TracedMap:
+    """One map: lobes and lungs (X, Y, Z), the fissures' points by name, and the seed of all that is drawn for it."""
+
+    lobes: Labels
+    sides: Labels
+    spacing_mm: tuple[float, ...]
+    fissures: dict[str, Points]
+    seed: int
+
+    @classmethod
+    def of(cls, lobes: Labels, spacing_mm: tuple[float, ...], seed: int) -> TracedMap:
+        return cls(lobes, lungs_of(lobes), spacing_mm, borders(lobes, spacing_mm), seed)
 
 
 def read_map(path: Path) -> tuple[Labels, tuple[float, ...]]:
@@ -67,17 +87,26 @@ def read_map(path: Path) -> tuple[Labels, tuple[float, ...]]:
     return np.ascontiguousarray(traced[box]), tuple(spacing_mm * steps)
 
 
-def border(traced: Labels, spacing_mm: tuple[float, ...], above: list[int], below: list[int]) -> Points:
+def border(lobes: Labels, spacing_mm: tuple[float, ...], above: list[int], below: list[int]) -> Points:
     """Middles (N, 3) mm of the faces between two groups of lobes."""
-    points = []
+    group = np.zeros(len(LOBES) + 1, dtype=np.int8)
+    group[above], group[below] = 1, -1
+    points, grouped = [], group[lobes]
     for axis in range(3):
-        first = np.take(traced, range(traced.shape[axis] - 1), axis)
-        second = np.take(traced, range(1, traced.shape[axis]), axis)
-        faces = np.isin(first, above) & np.isin(second, below) | np.isin(first, below) & np.isin(second, above)
-        middles = np.argwhere(faces).astype(float)
+        line = np.moveaxis(grouped, axis, 0)
+        middles = np.argwhere(np.moveaxis(line[1:] * line[:-1] < 0, 0, axis)).astype(float)
         middles[:, axis] += 0.5
         points.append(middles * spacing_mm)
     return np.concatenate(points)
+
+
+def borders(lobes: Labels, spacing_mm: tuple[float, ...]) -> dict[str, Points]:
+    """Points (N, 3) mm of each fissure, by its name."""
+    return {
+        name: border(lobes, spacing_mm, above, below)
+        for side in FISSURES_OF
+        for name, _, above, below in FISSURES[side]
+    }
 
 
 def visible(points: Points, share: float, patch_mm: float, draw: np.random.Generator) -> Points:
@@ -91,19 +120,19 @@ def visible(points: Points, share: float, patch_mm: float, draw: np.random.Gener
     return points[seen]
 
 
-def simulate(traced: Labels, spacing_mm: tuple[float, ...], patch_mm: float, seed: int) -> dict[int, Evidence]:
+def simulate(traced: TracedMap, patch_mm: float) -> dict[int, Evidence]:
     """Evidence for each lung."""
-    draw, evidence = np.random.default_rng(seed), {}
+    draw, evidence = np.random.default_rng(traced.seed), {}
     for side, fissures in FISSURES.items():
-        parts = [visible(border(traced, spacing_mm, a, b), share, patch_mm, draw) for _, share, a, b in fissures]
+        parts = [visible(traced.fissures[name], share, patch_mm, draw) for name, share, _, _ in fissures]
         points = np.concatenate(parts)
         points = points[draw.permutation(len(points))[:MAX_POINTS]]
-        lung = np.argwhere(lungs_of(traced) == side)
+        lung = np.argwhere(traced.sides == side)
         if len(lung) == 0:
             continue
         stray = round(len(points) * STRAY_SHARE / (1 - STRAY_SHARE))
-        points = np.concatenate([points, lung[draw.integers(len(lung), size=stray)] * spacing_mm])
-        evidence[side] = Evidence.of_points(points)
+        strays = lung[draw.integers(len(lung), size=stray)] * traced.spacing_mm
+        evidence[side] = Evidence.of_points(np.concatenate([points, strays]))
     return evidence
 
 
@@ -119,26 +148,27 @@ def dice(found: Labels, traced: Labels) -> list[float]:
         return [float(2 * counts[i, i] / (counts[i].sum() + counts[:, i].sum())) for i in (lobe.id for lobe in LOBES)]
 
 
-def fissure_distances_mm(found: Labels, traced: Labels, spacing_mm: tuple[float, ...]) -> list[float]:
-    """Median distance of each traced fissure's points to the found fissure."""
+def fissure_distances_mm(found: Labels, traced: TracedMap) -> list[float]:
+    """Median distance of each traced fissure's points to the found fissure; NaN where either is absent."""
     distances = []
-    for _, _, above, below in (fissure for side in FISSURES_OF for fissure in FISSURES[side]):
-        mine, theirs = border(found, spacing_mm, above, below), border(traced, spacing_mm, above, below)
+    for name, mine in borders(found, traced.spacing_mm).items():
+        theirs = traced.fissures[name]
         both = len(mine) > 0 and len(theirs) > 0
         distances.append(float(np.median(cKDTree(mine).query(theirs)[0])) if both else np.nan)
     return distances
 
 
-def infected_errors_pct(found: Labels, traced: Labels, spacing_mm: tuple[float, ...], seed: int) -> Points:
+def infected_errors_pct(found: Labels, traced: TracedMap) -> Points:
     """Mean absolute error (5,) of each lobe's infected percentage over the synthetic lesions."""
-    draw, lung = np.random.default_rng(seed), np.argwhere(traced > 0) * spacing_mm
-    mine, theirs = (labels[traced > 0] for labels in (found, traced))
-    pleura = lung[border_voxels(traced)[traced > 0]]
+    draw, inside = np.random.default_rng(traced.seed), traced.lobes > 0
+    lung = np.argwhere(inside) * traced.spacing_mm
+    mine, theirs = found[inside], traced.lobes[inside]
+    pleura = lung[border_voxels(traced.lobes)[inside]]
     errors = []
     for _ in range(LESIONS):
         centre, radius = pleura[draw.integers(len(pleura))], draw.uniform(*LESION_RADIUS_MM)
         lesion = ((lung - centre) ** 2).sum(axis=1) < radius**2
-        errors.append([abs(infected_pct(lesion, mine == b.id) - infected_pct(lesion, theirs == b.id)) for b in LOBES])
+        errors.append(np.abs(infected_pct(lesion, mine) - infected_pct(lesion, theirs)))
     return np.mean(errors, axis=0)
 
 
@@ -149,42 +179,74 @@ def border_voxels(traced: Labels) -> NDArray[np.bool_]:
     return (lung & ~inner)[1:-1, 1:-1, 1:-1]
 
 
-def infected_pct(lesion: NDArray[np.bool_], lobe: NDArray[np.bool_]) -> float:
-    return 100 * np.count_nonzero(lesion & lobe) / max(1, np.count_nonzero(lobe))
+def infected_pct(lesion: NDArray[np.bool_], lobes: Labels) -> Points:
+    """Percentage (5,) of each lobe's voxels that are lesion; 0 where a lobe is absent."""
+    sizes, infected = (np.bincount(some, minlength=len(LOBES) + 1)[1:] for some in (lobes, lobes[lesion]))
+    return 100 * infected / np.maximum(1, sizes)
 
 
-def surfaces_of(frames: dict[int, LungFrame], evidence: dict[int, Evidence]) -> Surfaces:
-    model = load_fissure_model()
-    return fit_surfaces(model, frames, evidence) if evidence else expected_surfaces(model, frames)
+def measure(found: Labels, traced: TracedMap) -> list[float]:
+    """Dice of each lobe, distance of each fissure and error of each lobe's infected percentage."""
+    return [
+        *dice(found, traced.lobes),
+        *fissure_distances_mm(found, traced),
+        *infected_errors_pct(found, traced),
+    ]
 
 
-def rows(folder: Path, patch_mm: float | None) -> Iterator[list[float]]:
-    """Dice, distances and errors of each map; ``patch_mm`` None is the prior alone."""
-    for seed, path in enumerate(sorted(folder.glob("*.nrrd"))):
-        traced, spacing_mm = read_map(path)
-        sides = lungs_of(traced)
-        frames = {side: LungFrame.around(sides == side, spacing_mm) for side in FISSURES_OF if (sides == side).any()}
-        evidence = {} if patch_mm is None else simulate(traced, spacing_mm, patch_mm, seed)
-        found = divide_lungs(sides, spacing_mm, surfaces_of(frames, evidence))
-        errors = infected_errors_pct(found, traced, spacing_mm, seed)
-        yield [*dice(found, traced), *fissure_distances_mm(found, traced, spacing_mm), *errors]
+def measure_map(seed: int, path: Path) -> list[list[float]]:
+    """What :func:`measure` says of one map, for each of ``CONDITIONS``."""
+    traced = TracedMap.of(*read_map(path), seed)
+    frames = {
+        side: LungFrame.around(traced.sides == side, traced.spacing_mm)
+        for side in FISSURES_OF
+        if (traced.sides == side).any()
+    }
+    model, rows = load_fissure_model(), []
+    for patch_mm in CONDITIONS.values():
+        evidence = {} if patch_mm is None else simulate(traced, patch_mm)
+        surfaces = fit_surfaces(model, frames, evidence) if evidence else expected_surfaces(model, frames)
+        rows.append(measure(divide_lungs(traced.sides, traced.spacing_mm, surfaces), traced))
+    return rows
+
+
+def measure_maps(folder: Path, workers: int) -> Points:
+    """(maps, conditions, 13) over all maps, by processes of one thread each."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    paths = sorted(folder.glob("*.nrrd"))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return np.array(list(pool.map(measure_map, range(len(paths)), paths)))
+
+
+def describe(table: Points) -> str:
+    """Markdown table of one condition's (maps, 13) values."""
+    count, names = len(LOBES), [name for side in FISSURES_OF for name, *_ in FISSURES[side]]
+    scores, distances_mm, errors = np.split(table, [count, count + len(names)], axis=1)
+    lines = [
+        ["", *(lobe.text for lobe in LOBES)],
+        ["---"] * (count + 1),
+        ["Dice, mean", *(f"{value:.3f}" for value in np.nanmean(scores, axis=0))],
+        ["Dice, lowest", *(f"{value:.3f}" for value in np.nanmin(scores, axis=0))],
+        ["infected share off by, points", *(f"{value:.2f}" for value in errors.mean(axis=0))],
+    ]
+    medians = zip(names, np.nanmedian(distances_mm, axis=0), strict=True)
+    return "\n".join(
+        [
+            *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            "Median distance: " + ", ".join(f"{name} {value:.1f} mm" for name, value in medians) + ".",
+        ]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    names = [fissure[0] for side in FISSURES_OF for fissure in FISSURES[side]]
-    for title, patch_mm in (("prior alone", None), ("scattered points", 0.0), ("patches", 15.0)):
-        table = np.array(list(rows(folder, patch_mm)))
-        print(f"{title}: {len(table)} maps", flush=True)
-        for i, lobe in enumerate(LOBES):
-            lowest, error = np.nanmin(table[:, i]), table[:, 8 + i].mean()
-            print(
-                f"  {lobe.text}: Dice {np.nanmean(table[:, i]):.3f}, lowest {lowest:.3f}; infected off by {error:.2f}"
-            )
-        for i, name in enumerate(names):
-            print(f"  {name} fissure: median distance {np.nanmedian(table[:, 5 + i]):.1f} mm")
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    options = parser.parse_args()
+    tables = measure_maps(options.folder, options.workers)
+    for i, title in enumerate(CONDITIONS):
+        print(f"{title}, {len(tables)} maps\n\n{describe(tables[:, i])}\n")
 
 
 if __name__ == "__main__":

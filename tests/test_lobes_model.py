@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covsev.anatomy.fissure_fit import Evidence, Surfaces, expected_surfaces, fit_surfaces, lung_of
+from covsev.anatomy.fissure_fit import (
+    Evidence,
+    Surfaces,
+    expected_surfaces,
+    fit_surfaces,
+    lung_of,
+    surfaces_through,
+)
 from covsev.anatomy.fissure_model import (
     FISSURES,
     SPLINES,
@@ -17,7 +24,7 @@ from covsev.anatomy.fissure_model import (
     splines,
 )
 from covsev.anatomy.fissure_search import search_modes
-from covsev.anatomy.fissureness import TILTS, find_sheets, sheet_contrast, support, unfold
+from covsev.anatomy.fissureness import TILTS, WIDE_STRIDE, find_sheets, large_sheets, sheet_contrast, support, unfold
 
 FRAMES = {
     1: LungFrame(np.array([90.0, 100.0, 120.0]), np.array([105.0, 160.0, 240.0])),
@@ -168,6 +175,28 @@ def test_without_points_the_fit_is_the_expected_surface():
         assert errors_mm(found, expected_surfaces(model, FRAMES), name).max() < 1e-6
 
 
+def test_surfaces_through_points_pass_near_them_and_leave_the_other_fissures():
+    model, truth, points = truth_and_points(0)
+    found = surfaces_through(model, FRAMES, {"left_oblique": points[2][:60]})
+    assert np.median(errors_mm(found, truth, "left_oblique")) < 2
+    assert errors_mm(found, expected_surfaces(model, FRAMES), "right_oblique").max() < 1e-6
+
+
+def test_moved_surfaces_are_as_high_above_the_moved_lung():
+    surfaces = expected_surfaces(load_fissure_model(), FRAMES)
+    moved = surfaces.moved(np.array([3.0, -2.0, 5.0]))
+    places = np.array([80.0, 95.0])
+    heights = surfaces.height_mm("right_oblique", places, places)
+    np.testing.assert_allclose(moved.height_mm("right_oblique", places + 3, places - 2), heights + 5)
+
+
+def test_evidence_is_thinned_evenly_and_nothing_can_be_joined():
+    many = Evidence.of_points(np.arange(30.0).reshape(10, 3))
+    np.testing.assert_array_equal(many.thinned(4).points_mm, many.points_mm[::3])
+    assert many.thinned(10).points_mm.shape == (10, 3)
+    assert Evidence.joined([]).points_mm.shape == (0, 3)
+
+
 def test_refining_changes_no_surface_and_other_numbers_are_refused():
     surfaces = expected_surfaces(load_fissure_model(), FRAMES)
     fine = surfaces.refined(13)
@@ -221,10 +250,22 @@ def test_points_lie_on_the_sheet_with_its_normals():
     assert ((evidence.weights > 0) & (evidence.weights <= 1)).all()
 
 
+def test_a_far_sheet_is_the_largest():
+    hu, mask, surfaces = lung_with_sheet(25.0)
+    unfolded = unfold(hu, mask, SPACING_MM, surfaces, "right_oblique", 36)
+    sheets = large_sheets(unfolded, sheet_contrast(unfolded, WIDE_STRIDE))
+    sizes = [len(sheet.weights) for sheet in sheets]
+    assert sizes == sorted(sizes, reverse=True)
+    x, y, z = sheets[0].points_mm.T
+    heights = np.array([surfaces.height_mm("right_oblique", a[None], b[None])[0, 0] for a, b in zip(x, y, strict=True)])
+    assert np.median(np.abs(z - heights - 25)) < 2
+
+
 def test_no_lung_has_no_sheets():
     hu, mask, surfaces = lung_with_sheet(0.0)
     empty = unfold(hu, np.zeros_like(mask), SPACING_MM, surfaces, "right_oblique", 6)
     assert len(find_sheets(empty).points_mm) == 0
+    assert large_sheets(empty, sheet_contrast(empty, WIDE_STRIDE)) == []
     assert not support(empty).any()
 
 
@@ -232,8 +273,9 @@ def test_the_search_finds_a_sheet_far_from_the_expected_surface():
     hu, mask, surfaces = lung_with_sheet(18.0)
     model, frame = load_fissure_model(), surfaces.frames[1]
     parts = {"right_oblique": unfold(hu, mask, SPACING_MM, surfaces, "right_oblique", 30)}
-    best, other = search_modes(model, frame, parts, seeds=(0, 1))
-    again = search_modes(model, frame, parts, seeds=(0, 1))[0]
+    contrast_hu = {name: sheet_contrast(part, WIDE_STRIDE) for name, part in parts.items()}
+    best, other = search_modes(model, frame, parts, contrast_hu, count=2)
+    again = search_modes(model, frame, parts, contrast_hu, count=2)[0]
     np.testing.assert_array_equal(best, again)
     assert (best != other).any()
     x, y = (frame.centre_mm[a] + np.linspace(-0.25, 0.25, 7) * frame.size_mm[a] for a in (0, 1))

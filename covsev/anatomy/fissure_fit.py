@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, solve
 
 from covsev.anatomy.fissure_model import (
     FISSURES,
@@ -31,6 +32,7 @@ _ROUNDS = 3  # of reweighting at each scale
 _FREE_SD_MM = 6.0  # of a coefficient of the free part; the surface moves by half of it
 _STRAY_DISTANCE = 2.5  # in scales: beyond it a point more likely belongs to nothing
 _MAX_WEIGHT = 250.0  # of all points of a fissure together; points are many, but neighbours are not independent
+_MIN_WEIGHT = 1e-5  # of a point by square millimetre, below which it is left out
 _NORMAL_POWER = 4
 _WEDGE_MM = 3.0  # the horizontal fissure ends at the oblique fissure, with this tolerance
 _Array = NDArray[np.float64]
@@ -58,11 +60,17 @@ class Evidence:
     @classmethod
     def joined(cls, parts: Sequence[Evidence]) -> Evidence:
         """All points of several."""
+        parts = [*parts, cls.of_points(np.zeros((0, 3)))]
         return cls(
             np.concatenate([part.points_mm for part in parts]),
             np.concatenate([part.normals for part in parts]),
             np.concatenate([part.weights for part in parts]),
         )
+
+    def thinned(self, most: int) -> Evidence:
+        """At most ``most`` points, evenly taken."""
+        some = slice(None, None, max(1, -(-len(self.weights) // most)))
+        return Evidence(self.points_mm[some], self.normals[some], self.weights[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,11 @@ class Surfaces:
         frame, own = self.frames[lung_of(fissure)], self.coefficients[FISSURES.index(fissure)]
         u, v = frame.axis_to_unit(x_mm, 0), frame.axis_to_unit(y_mm, 1)
         return frame.height_mm(splines(u, len(own)) @ own @ splines(v, len(own)).T)
+
+    def moved(self, by_mm: _Array) -> Surfaces:
+        """The same surfaces and lungs, moved by ``by_mm`` (3,)."""
+        frames = {side: replace(frame, centre_mm=frame.centre_mm + by_mm) for side, frame in self.frames.items()}
+        return replace(self, frames=frames)
 
     def refined(self, count: int) -> Surfaces:
         """The same surfaces in ``count`` splines along each axis: as many as now, or as :func:`fit_surfaces` uses.
@@ -123,27 +136,67 @@ def fit_surfaces(
     Args:
         model: the prior.
         frames: of each lung, by lung id.
-        evidence: of each lung that has points, by lung id; the other lung's tell a little of this one's surfaces.
+        evidence: of each lung to fit, by lung id; if of both, each tells a little of the other's surfaces.
         start: surfaces of the model to begin with; by default the expected ones.
         scales_mm: of the annealing, from coarse to fine.
     """
     refine = _refinement(model.mean.shape[1])
-    expected = refine @ model.expected(frames) @ refine.T
-    precision = _prior_precision(refine @ model.modes @ refine.T, frames)
+    names = [name for side in evidence for name in FISSURES_OF[side]]
+    own = [FISSURES.index(name) for name in names]
+    expected = refine @ model.expected(frames)[own] @ refine.T
+    precision = _prior_precision(refine @ model.modes[:, own] @ refine.T, frames)
     columns = {
-        name: _Columns.at(found.points_mm, frames[side], expected.shape[1])
+        name: _Columns.at(found.points_mm, frames[side], len(refine))
         for side, found in evidence.items()
         for name in FISSURES_OF[side]
     }
-    coefficients = expected if start is None else start.refined(len(refine)).coefficients
+    surfaces = (start or expected_surfaces(model, frames)).refined(len(refine))
+    fitted = dict(zip(names, surfaces.coefficients[own], strict=True))
     belonging: dict[str, _Array] = {}
     for scale_mm in scales_mm:
         for _ in range(_ROUNDS):
             belonging = {}
             for side, found in evidence.items():
-                belonging |= _belonging(found, FISSURES_OF[side], columns, coefficients, scale_mm)
-            coefficients = _most_probable(expected, precision, columns, coefficients, belonging, scale_mm)
+                belonging |= _belonging(found, FISSURES_OF[side], columns, fitted, scale_mm)
+            fitted = _most_probable(expected, precision, columns, fitted, belonging, scale_mm)
+    coefficients = surfaces.coefficients.copy()
+    coefficients[own] = list(fitted.values())
     return Surfaces(frames, coefficients, belonging)
+
+
+def surfaces_through(
+    model: FissureModel, frames: Mapping[int, LungFrame], points_mm: Mapping[str, _Array], *, noise_mm: float = 3.0
+) -> Surfaces:
+    """The most probable surfaces, given points (N, 3) that certainly lie on each named fissure, up to noise in height.
+
+    Unlike :func:`fit_surfaces` this is one linear regression, so that many guesses can be tried.
+    """
+    refine = _refinement(model.mean.shape[1])
+    names = list(points_mm)
+    own = [FISSURES.index(name) for name in names]
+    expected = expected_surfaces(model, frames).refined(len(refine))
+    modes = (refine @ model.modes[:, own] @ refine.T).reshape(len(model.modes), -1)
+    design, rise, noise = _heights_by_coefficient(expected, points_mm)
+    height_mm = float(np.mean([frame.size_mm[2] for frame in frames.values()]))
+    spread = design @ modes.T @ modes + (_FREE_SD_MM / height_mm) ** 2 * design  # covariance of heights and unknowns
+    covariance = spread @ design.T + np.diag((noise_mm * noise) ** 2)
+    change = spread.T @ solve(covariance, rise, assume_a="pos")
+    coefficients = expected.coefficients.copy()
+    coefficients[own] += change.reshape(len(own), len(refine), len(refine))
+    return replace(expected, coefficients=coefficients)
+
+
+def _heights_by_coefficient(expected: Surfaces, points_mm: Mapping[str, _Array]) -> tuple[_Array, _Array, _Array]:
+    """Of all points: derivatives (N, D) by coefficient, rise (N,) and noise of 1 mm (N,), in frame units."""
+    designs, rises, noises = [], [], []
+    for name, points in points_mm.items():
+        frame, own = expected.frames[lung_of(name)], expected.coefficients[FISSURES.index(name)]
+        columns = _Columns.at(points, frame, len(own))
+        distance_mm, normals = columns.distance_mm(own)
+        designs.append((columns.along_x[:, :, None] * columns.along_y[:, None, :]).reshape(len(points), -1))
+        rises.append(distance_mm / normals[:, 2] / frame.size_mm[2])
+        noises.append(1 / normals[:, 2] / frame.size_mm[2])
+    return block_diag(*designs), np.concatenate(rises), np.concatenate(noises)
 
 
 def _refinement(count: int) -> _Array:
@@ -154,12 +207,15 @@ def _refinement(count: int) -> _Array:
 
 
 def _prior_precision(modes: _Array, frames: Mapping[int, LungFrame]) -> _Array:
-    """Inverse covariance (D, D) of all coefficients: the modes and the free part."""
+    """Inverse covariance (D, D) of the coefficients of some fissures: the modes and the free part.
+
+    What the modes say of the other fissures is integrated out, for a part of a normal vector is normal.
+    """
     flat = modes.reshape(len(modes), -1)
     height_mm = float(np.mean([frame.size_mm[2] for frame in frames.values()]))
-    covariance = flat.T @ flat
-    covariance[np.diag_indices_from(covariance)] += (_FREE_SD_MM / height_mm) ** 2
-    return np.asarray(np.linalg.inv(covariance))
+    free = (_FREE_SD_MM / height_mm) ** 2
+    inner = np.linalg.inv(free * np.eye(len(flat)) + flat @ flat.T)  # the matrix inversion lemma
+    return np.asarray((np.eye(flat.shape[1]) - flat.T @ inner @ flat) / free)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +250,13 @@ class _Columns:
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         return (self.z_mm - self.frame.height_mm(height)) * normals[:, 2], normals
 
-    def equations(self, own: _Array) -> tuple[_Array, _Array]:
-        """Change of distance by coefficient (N, S * S), and the distances at zero change, in mm."""
+    def equations(self, own: _Array, weights: _Array) -> tuple[_Array, _Array]:
+        """Normal matrix (S * S, S * S) and right side (S * S,) of the points' weighted squared distances in mm2."""
+        some = np.flatnonzero(weights > _MIN_WEIGHT)
         distance_mm, normals = self.distance_mm(own)
-        design = (self.along_x[:, :, None] * self.along_y[:, None, :]).reshape(len(distance_mm), own.size)
-        return design * (normals[:, 2:] * self.frame.size_mm[2]), distance_mm
+        design = (self.along_x[some, :, None] * self.along_y[some, None, :]).reshape(len(some), own.size)
+        design *= (np.sqrt(weights[some]) * normals[some, 2] * self.frame.size_mm[2])[:, None]
+        return design.T @ design, design.T @ (np.sqrt(weights[some]) * distance_mm[some])
 
 
 def _sum_of_splines(own: _Array, along_x: _Array, along_y: _Array) -> _Array:
@@ -209,13 +267,13 @@ def _belonging(
     evidence: Evidence,
     names: tuple[str, ...],
     columns: Mapping[str, _Columns],
-    coefficients: _Array,
+    fitted: Mapping[str, _Array],
     scale_mm: float,
 ) -> dict[str, _Array]:
     """How much each point of a lung belongs to each of its fissures, the rest being stray."""
     likely, distances = {}, {}
     for name in names:
-        distances[name], normals = columns[name].distance_mm(coefficients[FISSURES.index(name)])
+        distances[name], normals = columns[name].distance_mm(fitted[name])
         agreement = np.abs((evidence.normals * normals).sum(axis=1)) ** _NORMAL_POWER
         agreement[~evidence.normals.any(axis=1)] = 1.0
         likely[name] = agreement * np.exp(-((distances[name] / scale_mm) ** 2) / 2)
@@ -229,19 +287,19 @@ def _most_probable(
     expected: _Array,
     precision: _Array,
     columns: Mapping[str, _Columns],
-    coefficients: _Array,
+    fitted: Mapping[str, _Array],
     belonging: Mapping[str, _Array],
     scale_mm: float,
-) -> _Array:
-    """Coefficients (3, S, S) of the weighted least squares, linearised at the present ones."""
-    count = expected[0].size
+) -> dict[str, _Array]:
+    """Coefficients (S, S) of each fissure by the weighted least squares, linearised at the present ones."""
+    present, count = np.array(list(fitted.values())), expected[0].size
     matrix = precision.copy()
-    right = -precision @ (coefficients - expected).ravel()
-    for name, weights in belonging.items():
-        index = FISSURES.index(name)
-        own = slice(index * count, (index + 1) * count)
-        design, distance_mm = columns[name].equations(coefficients[index])
+    right = -precision @ (present - expected).ravel()
+    for i, (name, coefficients) in enumerate(fitted.items()):
+        weights, own = belonging[name], slice(i * count, (i + 1) * count)
         capped = weights * min(1.0, _MAX_WEIGHT / max(weights.sum(), 1e-9)) / scale_mm**2
-        matrix[own, own] += design.T @ (design * capped[:, None])
-        right[own] += design.T @ (capped * distance_mm)
-    return coefficients + np.linalg.solve(matrix, right).reshape(expected.shape)
+        normal, side = columns[name].equations(coefficients, capped)
+        matrix[own, own] += normal
+        right[own] += side
+    change = solve(matrix, right, assume_a="pos", overwrite_a=True, check_finite=False)
+    return dict(zip(fitted, present + change.reshape(expected.shape), strict=True))
