@@ -103,7 +103,7 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
             keep_probability=options.save_probability,
         )
     with watch.stage("lobes"):
-        lobes = segment_lobes(scan, lungs.labels, lesions_mask=lesions.labels > 0)
+        lobes = segment_lobes(scan, lungs.labels, lesions=lesions.labels)
     lobe_labels = None if lobes.method == "none" else lobes.labels
     with watch.stage("severity"):
         report = measure_masks(

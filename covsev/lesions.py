@@ -79,7 +79,7 @@ def segment_lesions(
         GridMismatchError: if ``lungs`` has another shape than the scan.
         LungsNotFoundError: if ``lungs`` is empty.
     """
-    require_same_grid(scan, lungs.shape, scan.affine, name="the lung labels")
+    require_same_grid(scan, lungs.shape, scan.affine, name="the lung label map")
     spacing_mm = canonical_spacing_mm(scan)
     x, y, z = lung_box(to_canonical(lungs, scan.affine), model.preprocessing.lung_margin_mm, spacing_mm)
     sides = _as_stack(to_canonical(lungs, scan.affine)[x, y, z])

@@ -206,6 +206,7 @@ def _openvino_network(network: nn.Module, precision: str, example: Tensor, weigh
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": min(threads, MOST_STREAMS),
+        "ENABLE_CPU_PINNING": False,  # each worker process would pin its threads to the same first cores
     }
     compiled = core.compile_model(model, "CPU", settings)
     return OpenVinoNetwork(compiled, compiled.get_property("NUM_STREAMS")).eval()

@@ -44,14 +44,14 @@ def reference(shipped_model, phantom):
 def test_fissures_are_not_sought_in_lesion(monkeypatch, bright_model, phantom):
     seen = []
 
-    def spy(scan, lungs, *, lesions_mask):
-        seen.append(lesions_mask)
-        return segment_lobes(scan, lungs, lesions_mask=lesions_mask)
+    def spy(scan, lungs, *, lesions):
+        seen.append(lesions)
+        return segment_lobes(scan, lungs, lesions=lesions)
 
     monkeypatch.setattr(assessment, "segment_lobes", spy)
     lesions = assess(phantom.scan, bright_model).lesions.labels
     assert lesions.any()
-    np.testing.assert_array_equal(seen[0], lesions > 0)
+    np.testing.assert_array_equal(seen[0], lesions)
 
 
 def test_there_are_48_orientations():

@@ -103,6 +103,18 @@ def test_a_bundle_that_cannot_be_loaded_stops_the_run(scans, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_worker_loads_nothing_that_only_training_needs():
+    lines = [
+        "import sys",
+        "from covsev.batch.worker import without_training_packages",
+        "with without_training_packages():",
+        "    import monai",
+        "assert 'ignite' not in sys.modules and 'matplotlib' not in sys.modules, 'imported'",
+        "import ignite, matplotlib",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
 def test_a_worker_that_cannot_start_stops_the_run_with_its_last_words(scans, bright_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", shutil.which("false"))
     with pytest.raises(WorkerError, match=r"a worker process ended with exit code 1 while it loaded the model$"):

@@ -93,7 +93,7 @@ def test_another_batch_size_gives_the_same_mask(phantom, bright_model):
 
 
 def test_lungs_of_another_grid_are_refused(phantom, bright_model):
-    with pytest.raises(GridMismatchError, match="the lung labels has shape"):
+    with pytest.raises(GridMismatchError, match="the lung label map has shape"):
         segment_lesions(phantom.scan, phantom.lungs[1:], bright_model)
 
 

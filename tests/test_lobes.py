@@ -90,7 +90,7 @@ def test_a_lung_of_one_voxel_gets_one_lobe():
 
 
 def test_lungs_of_another_grid_are_refused(healthy):
-    with pytest.raises(GridMismatchError, match=r"the lung labels has shape \(120, 90, 74\), but scan healthy has"):
+    with pytest.raises(GridMismatchError, match=r"the lung label map has shape \(120, 90, 74\), but scan healthy has"):
         segment_lobes(healthy.scan, healthy.lungs[:, :, 1:])
 
 
@@ -153,7 +153,7 @@ def test_lobes_are_the_same_each_time(with_fissures, fitted):
 def test_no_fissure_is_sought_in_disease(with_fissures):
     """With all lung marked as disease there is nothing left to search."""
     scan, chest = with_fissures
-    lobes = segment_lobes(scan, chest.lungs, lesions_mask=chest.lungs > 0)
+    lobes = segment_lobes(scan, chest.lungs, lesions=chest.lungs)
     prior = segment_lobes(scan, chest.lungs, use_fissures=False)
     np.testing.assert_array_equal(lobes.labels, prior.labels)
     assert lobes.method == "prior"
@@ -175,8 +175,8 @@ def test_thick_voxels_keep_the_prior_and_say_so(phantom_lobes):
 
 
 def test_lesions_of_another_grid_are_refused(healthy):
-    with pytest.raises(GridMismatchError, match=r"the lesion mask has shape \(120, 90, 74\)"):
-        segment_lobes(healthy.scan, healthy.lungs, lesions_mask=healthy.lungs[:, :, 1:] > 0)
+    with pytest.raises(GridMismatchError, match=r"the lesion label map has shape \(120, 90, 74\)"):
+        segment_lobes(healthy.scan, healthy.lungs, lesions=healthy.lungs[:, :, 1:])
 
 
 ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]

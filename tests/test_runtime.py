@@ -141,11 +141,12 @@ def test_streams_give_a_batch_in_its_order(network, cache, slices):
 
 
 @needs_openvino
-def test_float32_and_the_streams_are_set_and_not_left_to_openvino(network, cache, monkeypatch):
+def test_float32_streams_and_free_threads_are_set_and_not_left_to_openvino(network, cache, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 20)
     result = _with(network)
     compiled = result.queue[0].get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert not compiled.get_property("ENABLE_CPU_PINNING")
     cores = len(os.sched_getaffinity(0))
     assert result.streams == compiled.get_property("NUM_STREAMS") == min(cores, runtime.MOST_STREAMS)
 

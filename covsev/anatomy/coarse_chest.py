@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from typing import Any
 
@@ -62,9 +63,9 @@ class CoarseGrid:
             total += part
         return total / np.float32(len(parts))
 
-    def any(self, mask: _Mask) -> _Mask:
-        """Whether anything of each block is True."""
-        return np.asarray(np.any(list(self._parts(mask)), axis=0))
+    def any(self, labels: _Labels) -> _Mask:
+        """Whether anything of each block is not 0."""
+        return reduce(np.logical_or, self._parts(labels)) != 0
 
     def _parts(self, volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """The first voxels of all blocks, the second voxels, and so on."""
@@ -89,7 +90,7 @@ class CoarseChest:
     spacing_mm: tuple[float, ...]
 
     @classmethod
-    def on(cls, grid: CoarseGrid, hu: NDArray[Any], sides: _Labels, lesions: _Mask | None) -> CoarseChest:
+    def on(cls, grid: CoarseGrid, hu: NDArray[Any], sides: _Labels, lesions: _Labels | None) -> CoarseChest:
         """The chest on ``grid``, given the scan's canonical volumes, but ``sides`` on ``grid`` already."""
         searched = sides
         if lesions is not None and lesions.any():

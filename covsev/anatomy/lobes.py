@@ -18,7 +18,7 @@ from covsev.scan import Scan, canonical_spacing_mm, from_canonical, require_same
 
 _MAX_CUT_SHARE = 0.35  # an apex or a costophrenic angle cut off is less, half a lung is more
 _MAX_SPACING_MM = 3.5  # in thicker slices fissures are blurred away
-_Lungs = NDArray[np.uint8]
+_Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,38 +42,37 @@ class LobeSegmentation:
 
 
 def segment_lobes(
-    scan: Scan, lungs: _Lungs, *, lesions_mask: NDArray[np.bool_] | None = None, use_fissures: bool = True
+    scan: Scan, lungs: _Labels, *, lesions: _Labels | None = None, use_fissures: bool = True
 ) -> LobeSegmentation:
     """Divide the lungs into five lobes.
 
     Args:
         scan: the scan; without ``use_fissures`` only its grid is used.
         lungs: (X, Y, Z) labels of :func:`covsev.anatomy.lungs.segment_lungs`.
-        lesions_mask: (X, Y, Z) disease, in which no fissure is sought.
+        lesions: (X, Y, Z) labels of :func:`covsev.lesions.segment_lesions`; where they are not 0, no fissure is sought.
         use_fissures: look for the fissures in the scan; otherwise the model alone places them.
 
     Raises:
-        GridMismatchError: if ``lungs`` or ``lesions_mask`` has another shape than the scan.
+        GridMismatchError: if ``lungs`` or ``lesions`` has another shape than the scan.
     """
-    require_same_grid(scan, lungs.shape, scan.affine, name="the lung labels")
-    if lesions_mask is not None:
-        require_same_grid(scan, lesions_mask.shape, scan.affine, name="the lesion mask")
+    require_same_grid(scan, lungs.shape, scan.affine, name="the lung label map")
+    if lesions is not None:
+        require_same_grid(scan, lesions.shape, scan.affine, name="the lesion label map")
     sides, spacing_mm = to_canonical(lungs, scan.affine), canonical_spacing_mm(scan)
     nothing: Mapping[str, float] = dict.fromkeys(FISSURES, 0.0)
-    inside = sides > 0
-    cut = _cut_share(inside)
-    if cut > _MAX_CUT_SHARE or not inside.any():
+    cut = _cut_share(sides)
+    if cut > _MAX_CUT_SHARE or not sides.any():
         text = f"the scan's end cuts the lungs where they have {100 * cut:.0f} % of their largest area"
-        return LobeSegmentation(np.zeros_like(lungs), "none", nothing, text if inside.any() else "there is no lung")
-    grid = CoarseGrid.around(inside, spacing_mm)
+        return LobeSegmentation(np.zeros_like(lungs), "none", nothing, text if sides.any() else "there is no lung")
+    grid = CoarseGrid.around(sides > 0, spacing_mm)
     coarse = grid.middle(sides)
     frames = {side: LungFrame.around(coarse == side, grid.spacing_mm) for side in FISSURES_OF if (coarse == side).any()}
     surfaces = expected_surfaces(load_fissure_model(), frames)
     hindrance = _hindrance(spacing_mm) if use_fissures else "the scan's grey values were not used"
     method, shares, reason = "prior", nothing, f"{hindrance}: {_AVERAGE}"
     if not hindrance:
-        lesions = None if lesions_mask is None else to_canonical(lesions_mask, scan.affine)
-        chest = CoarseChest.on(grid, to_canonical(scan.hu, scan.affine), coarse, lesions)
+        disease = None if lesions is None else to_canonical(lesions, scan.affine)
+        chest = CoarseChest.on(grid, to_canonical(scan.hu, scan.affine), coarse, disease)
         surfaces, shares, found = find_fissures(chest, surfaces)
         method, reason = "fissures" if found else "prior", _reason(frames, found, shares)
     labels = divide_lungs(sides, spacing_mm, surfaces.moved(grid.origin_mm))
@@ -97,7 +96,7 @@ def _reason(frames: Mapping[int, LungFrame], found: set[int], shares: Mapping[st
     return "; ".join(parts)
 
 
-def _cut_share(lung: NDArray[np.bool_]) -> float:
+def _cut_share(sides: _Labels) -> float:
     """Lung area in the lowest or highest slice of the scan, as a share of the largest slice's; 0 if uncut."""
-    areas = np.count_nonzero(lung, axis=(0, 1))
+    areas = np.count_nonzero(sides, axis=(0, 1))
     return float(max(areas[0], areas[-1]) / max(1, areas.max()))

@@ -12,18 +12,36 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
 from covsev.errors import CovsevError
 
+_FOR_TRAINING = ("IPython", "ignite", "itk", "matplotlib", "onnx", "tensorboard", "torchvision", "transformers")
+
+
+@contextmanager
+def without_training_packages() -> Iterator[None]:
+    """Let MONAI find none of the packages that only training needs: where they are installed it imports them all,
+    which takes longer than everything else that a worker does before its first scan. Afterwards they are there again.
+    """
+    hidden = [name for name in _FOR_TRAINING if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name)
+
 
 def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: TextIO) -> None:
     """Load the model, then do the jobs that ``commands`` brings until there are no more."""
-    from covsev.batch.job import Job
-    from covsev.batch.work import describe, work_through
-    from covsev.lesion_model import load_model
+    with without_training_packages():
+        from covsev.batch.job import Job
+        from covsev.batch.work import describe, work_through
+        from covsev.lesion_model import load_model
 
     lines: SimpleQueue[str] = SimpleQueue()
     speaking = threading.Lock()
