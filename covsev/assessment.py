@@ -230,7 +230,10 @@ def _provenance(assessment: Assessment) -> dict[str, Any]:
 
 def _opacity_without_recovery_pct(assessment: Assessment) -> float | None:
     """Percentage of opacity in the lungs as the threshold alone sees them; ``None`` without any."""
-    lungs = assessment.lungs
-    aerated = (lungs.labels > 0) & ~lungs.recovered_mask
-    voxels = int(np.count_nonzero(aerated))
-    return 100 * int(np.count_nonzero(aerated & (assessment.lesions.labels > 0))) / voxels if voxels else None
+    lungs, voxels, infected = assessment.lungs, 0, 0
+    planes = zip(lungs.labels.T, lungs.recovered_mask.T, assessment.lesions.labels.T, strict=True)
+    for sides, recovered, lesions in planes:  # by slice: masks of the whole scan would be the peak of its memory
+        aerated = (sides > 0) & ~recovered
+        voxels += int(np.count_nonzero(aerated))
+        infected += int(np.count_nonzero(aerated & (lesions > 0)))
+    return 100 * infected / voxels if voxels else None

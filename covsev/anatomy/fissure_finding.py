@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -30,11 +28,9 @@ _SHEET_POINTS = 60
 
 def find_fissures(chest: CoarseChest, expected: Surfaces) -> tuple[Surfaces, Mapping[str, float], set[int]]:
     """Surfaces, the supported share of each, and in which lungs they were found in the scan rather than expected."""
-    large = [side for side in expected.frames if _is_large(chest, side)]
-    with ThreadPoolExecutor(2, "lungs") as beside:  # most of the work leaves the interpreter to the other lung
-        fits = dict(zip(large, beside.map(partial(_fit_lung, chest, expected), large), strict=True))
     surfaces, found = expected, set()
-    for side, fitted in fits.items():
+    for side in expected.frames:
+        fitted = _fit_lung(chest, expected, side) if _is_large(chest, side) else None
         if fitted is not None:
             surfaces = _with_lung(surfaces, fitted, side)
             found.add(side)

@@ -61,8 +61,10 @@ def density_histogram(
         voxel_ml: volume of a voxel.
     """
     low, high = HISTOGRAM_HU
-    density, lung = hu.T, lungs.T > 0  # transposed, since arrays of files come in Fortran order: masks are fast then
-    counts = [_counts(density[mask]) for mask in (lung, lung & (lesions.T > 0))]
+    counts = np.zeros((2, high - low), dtype=np.int64)
+    for density, lung, lesion in zip(hu.T, lungs.T, lesions.T, strict=True):  # slices, as files hold them
+        inside = lung > 0
+        counts += [_counts(density[inside]), _counts(density[inside & (lesion > 0)])]
     lung_ml, lesion_ml = (n.reshape(-1, _BIN_HU).sum(axis=1) * voxel_ml for n in counts)
     width, height = _PLOT
     ticks = [(width * (at - low) / (high - low), str(at)) for at in range(-1000, high + 1, 200)]
