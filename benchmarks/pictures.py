@@ -1,6 +1,6 @@
-"""Pictures of the lungs and the lobes of scans, as docs/lungs.md and docs/lobes.md show them.
+"""Pictures of the lungs and the lobes of scans, for docs and for looking at them.
 
-    python benchmarks/pictures.py SCAN ... -o docs/images
+    python benchmarks/pictures.py SCAN ... -o FOLDER
 
 ``SCAN`` is a file or a DICOM folder. Writes for each scan, named after it:
 
