@@ -51,6 +51,11 @@ class SlicePreprocessing:
         stack = torch.from_numpy(np.array(np.moveaxis(slices, -1, 0), dtype=np.float32, order="C"))  # always a copy
         return self.resize(stack.sub_(low).div_(high - low).clamp_(0, 1)[:, None])
 
+    def grey_of(self, hu: float) -> float:
+        """The grey value, 0 to 255, that an 8-bit slice of this window has at ``hu``."""
+        low, high = self.hu_window
+        return 255 * (hu - low) / (high - low)
+
     def resize(self, grey: Tensor) -> Tensor:
         """Slices (N, 1, H, W) in [0, 1] on the network's grid."""
         return resize_slices(grey, (self.network_size[0], self.network_size[1]))
@@ -64,10 +69,13 @@ class SlicePostprocessing:
         threshold: probability from which a voxel is infected.
         axial_smoothing_mm: SD of the Gaussian by which a volume's probabilities are smoothed across slices. The
             network sees one slice at a time; lesions go on in the next slice, vessels cut across do not. 0 for none.
+        min_consolidation_share: share of a single slice that must be consolidation for any of it to be called so.
+            Radiologists do not draw specks of it; volumes, whose HU are known, are not touched. 0 for no bound.
     """
 
     threshold: float
     axial_smoothing_mm: float = 0.0
+    min_consolidation_share: float = 0.0
 
     def __call__(self, probability: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
         """Probabilities (N, C, H, W) on a grid of ``size`` from those on the network's grid."""

@@ -197,8 +197,16 @@ def slice_probability(
 def segment_slice(
     grey: NDArray[np.uint8], model: LesionModel, *, prior: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Labels (H, W) of one slice, see :func:`slice_probability`: 1 infection, or 1 ground glass, 2 consolidation."""
+    """Labels (H, W) of one slice, see :func:`slice_probability`: 1 infection, or 1 ground glass, 2 consolidation.
+
+    As in a volume, what is half air is never consolidation: here, what is darker than tissue of -400 HU would be in the
+    window that the network was trained for. Consolidation of less than ``min_consolidation_share`` of the slice is
+    called ground glass.
+    """
     probability = slice_probability(grey, model, prior=prior)
     infected = probability[0] >= model.postprocessing.threshold
-    denser = probability[2] > probability[1] if len(probability) > 1 else np.zeros_like(infected)
-    return lesion_labels(infected, denser)
+    if len(probability) == 1:
+        return lesion_labels(infected, np.zeros_like(infected))
+    denser = (probability[2] > probability[1]) & (grey > model.preprocessing.grey_of(LUNG_TISSUE_HU))
+    enough = (infected & denser).mean() >= model.postprocessing.min_consolidation_share
+    return lesion_labels(infected, denser & enough)

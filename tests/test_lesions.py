@@ -116,6 +116,32 @@ def test_a_slice_gives_a_mask_of_its_own_size(bright_model):
     assert not mask[:12].any()
 
 
+class AllConsolidation(torch.nn.Module):
+    """A multi network that calls every pixel consolidation."""
+
+    def forward(self, both):
+        return torch.tensor([0.0, -1.0, 1.0])[None, :, None, None].expand(len(both), 3, *both.shape[2:])
+
+
+@pytest.mark.parametrize(("bound", "label"), [(0.0, 2), (0.02, 2), (0.5, 1)])
+def test_specks_of_consolidation_in_a_slice_are_ground_glass(bright_model, bound, label):
+    grey = np.zeros((64, 64), np.uint8)
+    grey[20:36, 20:36] = 250
+    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_share=bound)
+    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    assert (segment_slice(grey, model)[grey > 0] == label).all()
+    infected = segment_slice(grey, bright_model) > 0
+    np.testing.assert_array_equal(segment_slice(grey, model) > 0, infected)
+
+
+@pytest.mark.parametrize(("hu", "label"), [(-450, 1), (-401, 1), (-395, 2), (0, 2)])
+def test_what_is_half_air_is_no_consolidation_in_a_slice(bright_model, hu, label):
+    grey = np.full((64, 64), round(bright_model.preprocessing.grey_of(hu)), np.uint8)
+    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model)
+    everywhere = np.ones((64, 64), bool)
+    assert (segment_slice(grey, model, prior=everywhere) == label).all()
+
+
 @pytest.mark.parametrize("grey", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)])
 def test_a_slice_that_is_not_8_bit_grey_is_refused(grey, bright_model):
     with pytest.raises(ValueError, match="must be a 2-D uint8 array"):
