@@ -106,7 +106,7 @@ def startup_seconds(bundle: Path) -> float:
 
 def run_alone(scans: Path, out: Path, bundle: Path) -> tuple[float, float]:
     """Sum of the scans' seconds, and peak megabytes."""
-    command = [sys.executable, "-c", ALONE, str(scans), str(out), str(bundle)]
+    command = [sys.executable, "-P", "-c", ALONE, str(scans), str(out), str(bundle)]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     with PeakMemory() as memory:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)

@@ -66,7 +66,7 @@ def measure(files: dict[str, Path], out: Path, repeats: int) -> Cost:
     runs = []
     for _ in range(repeats):
         start = time.perf_counter()
-        command = [sys.executable, "-c", RUN, "score", *options, "-o", str(out)]
+        command = [sys.executable, "-P", "-c", RUN, "score", *options, "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         runs.append((time.perf_counter() - start, *json.loads(done.stdout.splitlines()[-1])))
     wall_s, cpu_s, peak_mb = zip(*runs, strict=True)

@@ -103,6 +103,14 @@ def test_a_bundle_that_cannot_be_loaded_stops_the_run(scans, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_workers_run_no_code_that_lies_beside_the_scans(small_scan, bright_bundle, tmp_path, monkeypatch):
+    shutil.copy(small_scan, tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit('code of a folder of scans was run')")
+    monkeypatch.chdir(tmp_path)
+    result = assess_directory(Path(), Path("out"), bundle=bright_bundle)
+    assert [row["status"] for row in result.rows] == ["ok"]
+
+
 def test_a_worker_loads_nothing_that_only_training_needs():
     lines = [
         "import sys",

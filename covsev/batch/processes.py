@@ -47,7 +47,7 @@ class Worker:
         share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
         self._errors = None if debug else tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(  # noqa: S603 - no shell, our own module
-            [sys.executable, "-m", "covsev.batch.worker", str(bundle), json.dumps(dict(settings))],
+            [sys.executable, "-P", "-m", "covsev.batch.worker", str(bundle), json.dumps(dict(settings))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
