@@ -55,7 +55,8 @@ def marks(monkeypatch, tmp_path):
     folder = tmp_path / "marks"
     folder.mkdir()
     monkeypatch.setenv("COVSEV_TEST_MARKS", str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    others = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []  # an empty part is the current folder
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *others]))
     return folder
 
 
