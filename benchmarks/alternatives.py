@@ -1,9 +1,11 @@
 """What means over flips and grids, and other thresholds, would give on the held-out slices; none of it ships.
 
-    python benchmarks/alternatives.py COVID_SEMISEG --folds runs/cross_validation
+    python benchmarks/alternatives.py COVID_SEMISEG --folds runs/cross_validation \
+      [--lesion-folds runs/lesion_cross_validation]
 
 Needs the weights of `benchmarks/cross_validate.py`. Prints the mean Dice over all slices at threshold 0.5, and what a
-fixed grey threshold in place of the multi network gives at the bundle's own threshold.
+fixed grey threshold in place of the multi network gives at the bundle's own threshold. With the multi networks of the
+same folds: Dice by the least share of a slice that is called consolidation, and with the share chosen on other folds.
 """
 
 from __future__ import annotations
@@ -11,19 +13,21 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from covsev.lesion_model import LesionModel, load_model, resize_slices
-from covsev.lesions import lesion_labels
-from covsev.options import INFECTION_BUNDLE
+from covsev.lesions import lesion_labels, segment_slice
+from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.evaluation import read_grey, read_labels
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
@@ -32,6 +36,8 @@ from covsev.training.metrics import case_metrics, lesion_metrics
 GRIDS = (256, 352)
 GREYS = (150, 170)
 THRESHOLDS = np.arange(0.05, 1, 0.05)
+SHARES = (0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01)
+KINDS = ["ground_glass", "consolidation"]
 
 
 def turned(image: Tensor) -> Iterator[tuple[Tensor, int, bool]]:
@@ -71,23 +77,50 @@ def evaluate(model: LesionModel, record: Mapping[str, Any]) -> dict[str, float]:
     for level in GREYS:
         labels = lesion_labels(shipped >= model.postprocessing.threshold, grey > level)
         apart = lesion_metrics(labels, kinds)
-        dice |= {f"{kind} by grey above {level}": apart[kind].dice for kind in ("ground_glass", "consolidation")}
+        dice |= {f"{kind} by grey above {level}": apart[kind].dice for kind in KINDS}
     return dice
+
+
+def evaluate_shares(model: LesionModel, record: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    """Dice of one slice by the least share of it that is called consolidation."""
+    for share in SHARES:
+        bounded = replace(model.postprocessing, min_consolidation_share=share)
+        labels = segment_slice(read_grey(record["image"]), replace(model, postprocessing=bounded))
+        apart = lesion_metrics(labels, read_labels(record["lesions"]))
+        yield {"share": share} | {kind: apart[kind].dice for kind in KINDS}
+
+
+def chosen_elsewhere(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each fold with the share that is best for consolidation on all other folds."""
+    parts = []
+    for fold, own in table.groupby("fold"):
+        best = table[table["fold"] != fold].groupby("share")["consolidation"].mean().idxmax()
+        parts.append(own[own["share"] == best])
+    return pd.concat(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("--folds", type=Path, required=True, help="output of cross_validate.py")
+    parser.add_argument("--lesion-folds", type=Path, help="output of cross_validate.py for the multi network")
     parser.add_argument("--manifest", default="covid_semiseg")
     options = parser.parse_args()
-    rows = []
+    rows, by_share = [], []
     for fold in range(FOLDS):
-        model = load_model(INFECTION_BUNDLE, checkpoint=options.folds / f"fold{fold}" / "model.pt", runtime="torch")
+        single = options.folds / f"fold{fold}" / "model.pt"
+        model = load_model(INFECTION_BUNDLE, checkpoint=single, runtime="torch")
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
         rows += [evaluate(model, record) for record in records]
-    for name in rows[0]:
-        print(f"{np.mean([row[name] for row in rows]):.3f}  {name}")
+        if options.lesion_folds:
+            own = options.lesion_folds / f"fold{fold}" / "model.pt"
+            multi = load_model(LESION_BUNDLE, checkpoint=own, prior_checkpoint=single, runtime="torch")
+            by_share += [{"fold": fold} | row for record in records for row in evaluate_shares(multi, record)]
+    print(pd.DataFrame(rows).mean().to_string(float_format="%.3f"))
+    if by_share:
+        table = pd.DataFrame(by_share)
+        print(table.groupby("share")[KINDS].mean().to_string(float_format="%.3f"))
+        print("share chosen on the other folds", chosen_elsewhere(table)[KINDS].mean().round(3).to_dict())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 
 from covsev.lesion_model import load_model
 from covsev.options import INFECTION_BUNDLE
+from covsev.runtime import RUNTIMES
 from covsev.training.evaluation import evaluate_records, groups_of, print_summary
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument("--true-prior", action="store_true", help="evaluate with the radiologist's mask as prior")
     parser.add_argument("--manifest", default="covid_semiseg")
     parser.add_argument("--uninfected-dir", type=Path, help="volumes without infection to train on too, see train.yaml")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default="torch", help="that runs the networks for the evaluation"
+    )
     options = parser.parse_args()
     cases, groups = {}, {}
     for fold in range(FOLDS):
@@ -58,7 +62,9 @@ def main() -> None:
                 settings | {"fold": fold} | ({"prior_checkpoint": prior, "pretrained": prior} if prior else {}),
             )
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
-        model = load_model(options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior, runtime="torch")
+        model = load_model(
+            options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior, runtime=options.runtime
+        )
         cases |= evaluate_records(model, records, true_prior=options.true_prior)
         groups |= groups_of(records)
     name = "metrics_true_prior.csv" if options.true_prior else "metrics.csv"
