@@ -1,4 +1,4 @@
-"""What means over flips and grids, and other thresholds, would give on the held-out slices; none of it ships.
+"""What means over flips and grids, other thresholds and other bounds would give on the held-out slices.
 
     python benchmarks/alternatives.py COVID_SEMISEG --folds runs/cross_validation \
       [--lesion-folds runs/lesion_cross_validation]
@@ -81,10 +81,13 @@ def evaluate(model: LesionModel, record: Mapping[str, Any]) -> dict[str, float]:
     return dice
 
 
-def evaluate_shares(model: LesionModel, record: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-    """Dice of one slice by the least share of it that is called consolidation."""
-    for share in SHARES:
-        bounded = replace(model.postprocessing, min_consolidation_share=share)
+def evaluate_shares(model: LesionModel, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Dice of one slice by the least share of it that is called consolidation, and without any bound."""
+    usual = model.postprocessing
+    bounds = {"network alone": usual.unbounded} | {
+        f"{s:.4f}": replace(usual, min_consolidation_share=s) for s in SHARES
+    }
+    for share, bounded in bounds.items():
         labels = segment_slice(read_grey(record["image"]), replace(model, postprocessing=bounded))
         apart = lesion_metrics(labels, read_labels(record["lesions"]))
         yield {"share": share} | {kind: apart[kind].dice for kind in KINDS}

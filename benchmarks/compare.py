@@ -26,6 +26,7 @@ from covsev.training.folds import FOLDS
 from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
 
 BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
+UNBOUNDED = {"min_consolidation_hu": -9999, "min_consolidation_share": 0}  # the networks alone are compared
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ def evaluate(run: Run, stage: str, variant: Variant, fold: int, *, true_prior: b
     if not (folder / "metrics.csv").is_file():
         settings = run.shared(folder) | {"fold": fold, "checkpoint": checkpoint, "threshold": 0.5}
         settings |= prior_of(run, stage, variant, fold)
+        if stage == MULTI:
+            settings |= UNBOUNDED
         if true_prior:
             settings["true_prior"] = True
         configs = BUNDLES[stage] / "configs"

@@ -1,6 +1,6 @@
 """Train a bundle's recipe on every fold of a manifest and print the metrics on the held-out slices.
 
-    python benchmarks/cross_validate.py COVID_SEMISEG -o runs/cross_validation --uninfected-dir VOLUMES
+    python benchmarks/cross_validate.py COVID_SEMISEG -o runs/cross_validation
     python benchmarks/cross_validate.py COVID_SEMISEG -o runs/lesion_cross_validation \
       --bundle bundles/covid_lesion_ct_segmentation --prior runs/cross_validation
 
@@ -15,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--runtime", choices=RUNTIMES, default="torch", help="that runs the networks for the evaluation"
     )
+    parser.add_argument("--unbounded", action="store_true", help="consolidation as the multi network alone divides it")
     options = parser.parse_args()
     cases, groups = {}, {}
     for fold in range(FOLDS):
@@ -65,6 +67,8 @@ def main() -> None:
         model = load_model(
             options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior, runtime=options.runtime
         )
+        if options.unbounded:
+            model = replace(model, postprocessing=model.postprocessing.unbounded)
         cases |= evaluate_records(model, records, true_prior=options.true_prior)
         groups |= groups_of(records)
     name = "metrics_true_prior.csv" if options.true_prior else "metrics.csv"

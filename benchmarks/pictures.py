@@ -5,8 +5,8 @@
 ``SCAN`` is a file or a DICOM folder. Writes for each scan, named after it:
 
 - ``lungs/<scan>.png``: two axial, two coronal and two sagittal slices; right lung blue, left lung green.
-- ``lobes/<scan>.png``: the right lung above, the left lung below, each in four sagittal slices from right to left and a
-  coronal one; the scan, and beneath it the same with the borders of the lobes in red.
+- ``lobes/<scan>.png``: the right lung above, the left lung below, each in four sagittal slices from right to left, the
+  front of the chest on the left, and a coronal one; the scan, and beneath it the same with the lobes' borders in red.
 
 The lungs and lobes are those of ``covsev severity``: disease that its networks find is not searched for fissures.
 """
@@ -63,7 +63,7 @@ class View:
     def tile(
         self, axis: int, level: int, window: tuple[float, float], mm_px: float, drawn: Drawn | None = None
     ) -> Image.Image:
-        """One slice, seen from the feet, the front or the right; ``drawn`` is drawn into it."""
+        """One slice, seen from the feet, the front or the left; ``drawn`` is drawn into it."""
         hu = np.take(self.hu, level, axis=axis).T
         x_mm, y_mm = (side for i, side in enumerate(self.spacing_mm) if i != axis)
         low, high = window
@@ -109,6 +109,8 @@ def lobes_picture(view: View) -> Image.Image:
     rows = []
     for side in (RIGHT_LUNG.id, LEFT_LUNG.id):
         lung = view.sides == side
+        if not lung.any():
+            continue
         places = [(0, level) for level in levels_of(lung, 0, (0.2, 0.4, 0.6, 0.8))]
         places.append((1, levels_of(lung, 1, (0.55,))[0]))
         divided = Drawn(np.where(lung, view.lobes, np.uint8(0)), borders)

@@ -7,8 +7,9 @@ That file is the one place where network, preprocessing, inferer and postprocess
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,21 @@ class SlicePostprocessing:
         threshold: probability from which a voxel is infected.
         axial_smoothing_mm: SD of the Gaussian by which a volume's probabilities are smoothed across slices. The
             network sees one slice at a time; lesions go on in the next slice, vessels cut across do not. 0 for none.
+        min_consolidation_hu: what is darker is never consolidation: voxels of a volume, and pixels of a slice in the
+            preprocessing's window.
         min_consolidation_share: share of a single slice that must be consolidation for any of it to be called so.
             Radiologists do not draw specks of it; volumes, whose HU are known, are not touched. 0 for no bound.
     """
 
     threshold: float
     axial_smoothing_mm: float = 0.0
+    min_consolidation_hu: float = -math.inf
     min_consolidation_share: float = 0.0
+
+    @property
+    def unbounded(self) -> SlicePostprocessing:
+        """The same, with ground glass and consolidation as the multi network alone divides them."""
+        return replace(self, min_consolidation_hu=-math.inf, min_consolidation_share=0.0)
 
     def __call__(self, probability: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
         """Probabilities (N, C, H, W) on a grid of ``size`` from those on the network's grid."""

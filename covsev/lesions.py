@@ -14,7 +14,7 @@ from torch import Tensor
 
 from covsev.anatomy.lungs import lung_box
 from covsev.errors import CovsevError
-from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS, LUNG_TISSUE_HU
+from covsev.labels import CONSOLIDATION, CONSOLIDATION_HU, GROUND_GLASS
 from covsev.lesion_model import LesionModel
 from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
 
@@ -65,8 +65,8 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs. A voxel that is half air is never called
-    consolidation: the multi network, which learned from slices of unknown windows, would.
+    The network sees the axial slices that hold lung, cropped to the lungs. A voxel below ``min_consolidation_hu`` is
+    never called consolidation: the multi network, which learned from slices of unknown windows, would.
 
     Args:
         scan: the scan.
@@ -96,7 +96,7 @@ def segment_lesions(
         denser = hu > CONSOLIDATION_HU
     else:
         denser = _find_consolidation(hu, levels[infected[levels].any(axis=(1, 2))], model, priors)
-        denser &= hu > LUNG_TISSUE_HU
+        denser &= hu > model.postprocessing.min_consolidation_hu
     labels = np.zeros_like(lungs)
     to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
     kept = _as_volume(probability) if keep_probability else None
@@ -159,7 +159,7 @@ def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDA
 
 def _method(model: LesionModel, restrict_to_lungs: bool) -> str:
     single = model.prior or model
-    by_network = f"above {LUNG_TISSUE_HU} HU that {model.name} calls so"
+    by_network = f"above {model.postprocessing.min_consolidation_hu:g} HU that {model.name} calls so"
     rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else by_network
     return (
         f"infection: {single.name} at probability {model.postprocessing.threshold:g}, "
@@ -199,14 +199,14 @@ def segment_slice(
 ) -> NDArray[np.uint8]:
     """Labels (H, W) of one slice, see :func:`slice_probability`: 1 infection, or 1 ground glass, 2 consolidation.
 
-    As in a volume, what is half air is never consolidation: here, what is darker than tissue of -400 HU would be in the
-    window that the network was trained for. Consolidation of less than ``min_consolidation_share`` of the slice is
-    called ground glass.
+    Consolidation is bounded as :class:`covsev.lesion_model.SlicePostprocessing` says, and ground glass where it is not.
     """
     probability = slice_probability(grey, model, prior=prior)
     infected = probability[0] >= model.postprocessing.threshold
     if len(probability) == 1:
         return lesion_labels(infected, np.zeros_like(infected))
-    denser = (probability[2] > probability[1]) & (grey > model.preprocessing.grey_of(LUNG_TISSUE_HU))
+    denser = (probability[2] > probability[1]) & (
+        grey > model.preprocessing.grey_of(model.postprocessing.min_consolidation_hu)
+    )
     enough = (infected & denser).mean() >= model.postprocessing.min_consolidation_share
     return lesion_labels(infected, denser & enough)

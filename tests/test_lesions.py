@@ -137,9 +137,23 @@ def test_specks_of_consolidation_in_a_slice_are_ground_glass(bright_model, bound
 @pytest.mark.parametrize(("hu", "label"), [(-450, 1), (-401, 1), (-395, 2), (0, 2)])
 def test_what_is_half_air_is_no_consolidation_in_a_slice(bright_model, hu, label):
     grey = np.full((64, 64), round(bright_model.preprocessing.grey_of(hu)), np.uint8)
-    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model)
+    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_hu=-400)
+    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
     everywhere = np.ones((64, 64), bool)
     assert (segment_slice(grey, model, prior=everywhere) == label).all()
+    free = dataclasses.replace(model, postprocessing=bounded.unbounded)
+    assert (segment_slice(grey, free, prior=everywhere) == 2).all()
+
+
+def test_what_is_half_air_is_no_consolidation_in_a_volume(phantom, bright_model):
+    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_hu=-400)
+    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    result = segment_lesions(phantom.scan, phantom.lungs, model)
+    assert (phantom.scan.hu[result.labels == 2] > -400).all()
+    assert (phantom.scan.hu[result.labels == 1] <= -400).all()
+    assert (result.labels == 1).any()
+    assert (result.labels == 2).any()
+    assert "above -400 HU" in result.method
 
 
 @pytest.mark.parametrize("grey", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.float32)])

@@ -45,6 +45,27 @@ def test_the_head_is_above(view, axis):
     )  # the abdomen is bright
 
 
+def test_the_front_is_on_the_left_of_a_sagittal_slice(view):
+    level = pictures.levels_of(view.sides > 0, 0, (0.3,))[0]
+    tile = np.array(view.tile(0, level, pictures.WIDE_HU, 1.2))
+    backward = pictures.View(view.hu[:, ::-1], view.sides, view.lobes, view.spacing_mm)
+    assert np.array_equal(tile, np.array(backward.tile(0, level, pictures.WIDE_HU, 1.2))[:, ::-1])
+    by_depth = view.hu[level].mean(axis=1)  # from the front to the back
+    assert (
+        np.corrcoef(
+            np.interp(np.arange(tile.shape[1]), np.linspace(0, tile.shape[1], len(by_depth)), by_depth),
+            tile[..., 0].mean(axis=0),
+        )[0, 1]
+        > 0.9
+    )
+
+
+def test_a_scan_with_one_lung_gets_the_rows_of_that_lung(view):
+    alone = pictures.View(view.hu, np.where(view.sides == LEFT_LUNG.id, view.sides, 0), view.lobes, view.spacing_mm)
+    assert pictures.lobes_picture(alone).height < pictures.lobes_picture(view).height
+    assert pictures.lungs_picture(alone).width > 0
+
+
 def test_lobes_are_divided_by_red_lines_in_every_second_row(view):
     picture = np.array(pictures.lobes_picture(view))
     red = (picture == pictures.RED).all(axis=2).sum(axis=1)

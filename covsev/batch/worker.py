@@ -25,7 +25,9 @@ _FOR_TRAINING = ("IPython", "ignite", "itk", "matplotlib", "onnx", "tensorboard"
 @contextmanager
 def without_training_packages() -> Iterator[None]:
     """Let MONAI find none of the packages that only training needs: where they are installed it imports them all,
-    which takes longer than everything else that a worker does before its first scan. Afterwards they are there again.
+    which takes longer than everything else that a worker does before its first scan. Afterwards they can be imported
+    again, but MONAI goes without them until the process ends: a bundle whose network needs one of them through MONAI
+    (a torchvision backbone) runs from Python and by ``python -m monai.bundle run``, not here.
     """
     hidden = [name for name in _FOR_TRAINING if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
