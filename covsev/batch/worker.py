@@ -12,12 +12,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
 from covsev.errors import CovsevError
+from covsev.options import BUNDLES
 
 _FOR_TRAINING = ("IPython", "ignite", "itk", "matplotlib", "onnx", "tensorboard", "torchvision", "transformers")
 
@@ -26,8 +27,7 @@ _FOR_TRAINING = ("IPython", "ignite", "itk", "matplotlib", "onnx", "tensorboard"
 def without_training_packages() -> Iterator[None]:
     """Let MONAI find none of the packages that only training needs: where they are installed it imports them all,
     which takes longer than everything else that a worker does before its first scan. Afterwards they can be imported
-    again, but MONAI goes without them until the process ends: a bundle whose network needs one of them through MONAI
-    (a torchvision backbone) runs from Python and by ``python -m monai.bundle run``, not here.
+    again, but MONAI goes without them until the process ends, so this is for covsev's own bundles only.
     """
     hidden = [name for name in _FOR_TRAINING if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
@@ -40,7 +40,7 @@ def without_training_packages() -> Iterator[None]:
 
 def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: TextIO) -> None:
     """Load the model, then do the jobs that ``commands`` brings until there are no more."""
-    with without_training_packages():
+    with without_training_packages() if bundle.is_relative_to(BUNDLES) else nullcontext():
         from covsev.batch.job import Job
         from covsev.batch.work import describe, work_through
         from covsev.lesion_model import load_model
