@@ -122,6 +122,7 @@ def test_a_worker_of_covsevs_own_bundles_loads_nothing_that_only_training_needs(
         "assert 'monai' in sys.modules, 'not imported'",
         f"assert ('ignite' not in sys.modules) == {hidden}",
         f"assert ('matplotlib' not in sys.modules) == {hidden}",
+        f"assert ('pandas' not in sys.modules) == {hidden}",
         "import ignite, matplotlib",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

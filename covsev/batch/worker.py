@@ -20,7 +20,18 @@ from typing import Any, TextIO
 from covsev.errors import CovsevError
 from covsev.options import BUNDLES
 
-_FOR_TRAINING = ("IPython", "ignite", "itk", "matplotlib", "onnx", "tensorboard", "torchvision", "transformers")
+_FOR_TRAINING = (
+    "IPython",
+    "ignite",
+    "itk",
+    "matplotlib",
+    "onnx",
+    "pandas",
+    "scipy.signal",
+    "tensorboard",
+    "torchvision",
+    "transformers",
+)
 
 
 @contextmanager
