@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
-from covsev.training.variants import comparison_table, replace_between
+from covsev.training.variants import comparison_table, paired_table, replace_between
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = {  # mark in docs/results.md: stem of the files, lesion
@@ -29,10 +29,10 @@ def main() -> None:
     folds = {Path(record["image"]).name: record["fold"] for record in manifest["training"]}
     page = DOCS / "results.md"
     text = page.read_text()
+    stored = DOCS / "results" / "comparison"
     for name, (stem, lesion) in TABLES.items():
-        text = replace_between(
-            text, name, comparison_table(DOCS / "results" / "comparison", folds, stem=stem, lesion=lesion)
-        )
+        text = replace_between(text, name, comparison_table(stored, folds, stem=stem, lesion=lesion))
+    text = replace_between(text, "pairs infection", paired_table(stored, folds, stem="infection", lesion="infection"))
     page.write_text(text)
     print(f"{page} rewritten")
 

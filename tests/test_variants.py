@@ -7,7 +7,7 @@ import math
 import pytest
 
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.variants import SINGLE, VARIANTS, Cell, comparison_table, fold_cell, replace_between
+from covsev.training.variants import SINGLE, VARIANTS, Cell, comparison_table, fold_cell, paired_table, replace_between
 
 HEADER = "row,name,infection_dice,infection_jaccard,infection_sensitivity,infection_specificity,infection_mae"
 
@@ -47,6 +47,17 @@ def test_the_table_has_the_variants_that_were_run_in_the_papers_order(tmp_path):
         "|---|---|---|---|---|---|---|",
         "| InfNet | 2 | 0.600 ± 0.100 | 0.100 ± 0.000 | 0.200 ± 0.000 | 0.300 ± 0.000 | 0.400 ± 0.000 |",
         "| U-Net | 2 | 0.500 ± 0.100 | 0.100 ± 0.000 | 0.200 ± 0.000 | 0.300 ± 0.000 | 0.400 ± 0.000 |",
+    ]
+
+
+def test_pairs_are_compared_fold_by_fold(tmp_path):
+    for variant, dice in (("self_infnet", (0.5, 0.7)), ("infnet", (0.4, 0.75)), ("unet", (0.1, 0.2))):
+        rows = [f"case,{name},{value},0,0,0,0" for name, value in zip(("a.png", "b.png"), dice, strict=True)]
+        (tmp_path / f"infection_{variant}.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    table = paired_table(tmp_path, {"a.png": 0, "b.png": 1}, stem="infection", lesion="infection")
+    assert table.splitlines()[2:] == [
+        "| Self-InfNet | InfNet | 0.025 ± 0.075 | 1 of 2 |",
+        "| U-Net | InfNet | -0.425 ± 0.125 | 0 of 2 |",
     ]
 
 

@@ -56,6 +56,17 @@ VARIANTS = (
 )
 """The paper's five variants, then the networks that it compares them with."""
 
+PAIRS = (
+    ("self_infnet", "infnet"),
+    ("self_infnet_aug04", "infnet_aug04"),
+    ("infnet_aug04", "infnet"),
+    ("infnet_aug05", "infnet_aug04"),
+    ("semi_infnet", "infnet_aug04"),
+    ("unet", "infnet"),
+    ("covid_segnet", "infnet"),
+)
+"""Which variants are compared fold by fold, so that easy and hard folds cancel."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -97,24 +108,52 @@ def comparison_table(folder: Path, folds: Mapping[str, int], *, stem: str, lesio
         ValueError: if a file names a slice without a fold, or no variant has a file.
     """
     lines = [f"| variant | folds | {' | '.join(METRICS)} |", "|---" * (2 + len(METRICS)) + "|"]
-    for variant, table in _tables(folder, stem):
-        unknown = sorted(set(table["name"]) - set(folds))
-        if unknown:
-            raise ValueError(f"{folder / f'{stem}_{variant.id}.csv'}: no fold is known for {', '.join(unknown)}")
-        members = [folds[name] for name in table["name"]]
-        cells = " | ".join(str(fold_cell(table[f"{lesion}_{metric}"].tolist(), members)) for metric in METRICS)
-        lines.append(f"| {variant.title} | {len(set(members))} | {cells} |")
+    for variant, table in _tables(folder, folds, stem):
+        columns = [table[f"{lesion}_{metric}"].tolist() for metric in METRICS]
+        cells = " | ".join(str(fold_cell(values, table["fold"].tolist())) for values in columns)
+        lines.append(f"| {variant.title} | {table['fold'].nunique()} | {cells} |")
     if len(lines) == 2:
         raise ValueError(f"{folder}: no {stem}_<variant>.csv in it")
     return "\n".join(lines)
 
 
-def _tables(folder: Path, stem: str) -> Iterator[tuple[Variant, pd.DataFrame]]:
+def paired_table(folder: Path, folds: Mapping[str, int], *, stem: str, lesion: str) -> str:
+    """Markdown table of the differences in Dice of all :data:`PAIRS` whose metrics are in ``folder``.
+
+    The difference is that of the two means of each fold; its error is the standard error over the folds.
+
+    Args:
+        folder, folds, stem, lesion: as for :func:`comparison_table`.
+
+    Raises:
+        ValueError: if a file names a slice without a fold.
+    """
+    lines = ["| variant | against | Dice higher by | in folds |", "|---|---|---|---|"]
+    means = {
+        variant.id: (variant.title, table.groupby("fold")[f"{lesion}_dice"].mean())
+        for variant, table in _tables(folder, folds, stem)
+    }
+    for first, second in PAIRS:
+        if first in means and second in means:
+            by_fold = (means[first][1] - means[second][1]).dropna()
+            cell = fold_cell(by_fold.tolist(), by_fold.index.tolist())
+            wins = f"{int((by_fold > 0).sum())} of {len(by_fold)}"
+            lines.append(f"| {means[first][0]} | {means[second][0]} | {cell} | {wins} |")
+    return "\n".join(lines)
+
+
+def _tables(folder: Path, folds: Mapping[str, int], stem: str) -> Iterator[tuple[Variant, pd.DataFrame]]:
+    """The slices of each variant that has a file, with the column ``fold``."""
     for variant in VARIANTS:
         path = folder / f"{stem}_{variant.id}.csv"
-        if path.is_file():
-            table = pd.read_csv(path)
-            yield variant, table[table["row"] == "case"]
+        if not path.is_file():
+            continue
+        table = pd.read_csv(path)
+        table = table[table["row"] == "case"]
+        unknown = sorted(set(table["name"]) - set(folds))
+        if unknown:
+            raise ValueError(f"{path}: no fold is known for {', '.join(unknown)}")
+        yield variant, table.assign(fold=table["name"].map(folds))
 
 
 def replace_between(text: str, name: str, content: str) -> str:
