@@ -26,5 +26,6 @@ results: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing covsev and all that its tests need into $(VENV): some minutes, about 4 GB"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_SOME_FAILED = 1
 EXIT_NOTHING_TO_DO = 2
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help=f"Lungs, lobes, COVID-19 lesions and severity scores from chest CT. {DISCLAIMER.capitalize()}.",
@@ -108,7 +109,7 @@ def severity(
     """Assess one scan or many: masks, severity.csv, one JSON and one picture a scan.
 
     Scans that an earlier run into the same folder has done are skipped.
-    Exit code 0: all assessed; 1: some failed, see severity.csv; 2: nothing to do.
+    Exit code 0: all assessed; 1: some failed, see severity.csv; 2: nothing to do; 130: interrupted.
     """
     from covsev.options import DEFAULT_BUNDLE, Options
 
@@ -198,6 +199,9 @@ def _assess(
             raise
         _errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(EXIT_NOTHING_TO_DO) from error
+    except KeyboardInterrupt:
+        _errors.print("interrupted; finished scans are kept: the same command goes on with the others", highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if as_json:
         typer.echo(json.dumps(list(result.rows), indent=2, allow_nan=False))
     elif not quiet:

@@ -204,4 +204,4 @@ def _check_lobes(lobes: LobeSegmentation) -> Iterator[Flag]:
         low = {name: share for name, share in lobes.fissure_support.items() if share < limit}
         if low:
             named = ", ".join(f"{name.replace('_', ' ')} {100 * share:.0f} %" for name, share in low.items())
-            yield make_flag("low_fissure_support", f"little of these fissures is seen: {named}", **low)
+            yield make_flag("low_fissure_support", f"share of the fissure that is seen: {named}", **low)

@@ -151,6 +151,16 @@ def test_nothing_to_do_is_exit_code_2(name, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_interrupted_run_says_how_to_go_on(small_scan, tmp_path, monkeypatch):
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("covsev.batch.assess_directory", interrupted)
+    result = runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "finished scans are kept: the same command goes on" in " ".join(result.output.split())
+
+
 def test_wrong_usage_is_exit_code_2():
     assert runner.invoke(app, ["severity"]).exit_code == 2
 

@@ -379,7 +379,7 @@ def test_fissures_that_are_hardly_seen_are_named():
     seen = {"left_oblique": 0.25, "right_oblique": 0.2, "right_horizontal": 0.5}
     flag = only(found(lobes=replace(lobes_of(), fissure_support=seen)))
     assert (flag.level, flag.code) == (WARN, "low_fissure_support")
-    assert flag.text == "little of these fissures is seen: right oblique 20 %"
+    assert flag.text == "share of the fissure that is seen: right oblique 20 %"
     assert flag.numbers == {"right_oblique": 0.2}
     assert [f.code for f in found(lobes=replace(lobes_of("prior"), fissure_support=seen))] == ["lobes_prior_only"]
 

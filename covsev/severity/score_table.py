@@ -127,8 +127,8 @@ SCORES = (
         PERCENT,
         100,
         (
-            (0, "below 1 %, as 98 of 100 healthy scans in the source"),
-            (1, "1 % or more, as 2 of 100 healthy scans in the source"),
+            (0, "below 1 %, as are 98 of 100 healthy scans in the source"),
+            (1, "1 % or more: above 98 of 100 healthy scans in the source"),
         ),
         _CHAGANTI,
     ),
