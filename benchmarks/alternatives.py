@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covsev.lesion_model import LesionModel, load_model, resize_slices
-from covsev.lesions import lesion_labels, segment_slice
+from covsev.lesions import label_slice, lesion_labels, slice_probability
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.evaluation import read_grey, read_labels
 from covsev.training.folds import FOLDS
@@ -87,9 +87,10 @@ def evaluate_shares(model: LesionModel, record: Mapping[str, Any]) -> Iterator[d
     bounds = {"network alone": usual.unbounded} | {
         f"{s:.4f}": replace(usual, min_consolidation_share=s) for s in SHARES
     }
+    grey, reference = read_grey(record["image"]), read_labels(record["lesions"])
+    probability = slice_probability(grey, model)
     for share, bounded in bounds.items():
-        labels = segment_slice(read_grey(record["image"]), replace(model, postprocessing=bounded))
-        apart = lesion_metrics(labels, read_labels(record["lesions"]))
+        apart = lesion_metrics(label_slice(grey, probability, replace(model, postprocessing=bounded)), reference)
         yield {"share": share} | {kind: apart[kind].dice for kind in KINDS}
 
 

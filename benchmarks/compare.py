@@ -26,7 +26,7 @@ from covsev.training.folds import FOLDS
 from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
 
 BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
-UNBOUNDED = {"min_consolidation_hu": -9999, "min_consolidation_share": 0}  # the networks alone are compared
+UNBOUNDED = {"model#postprocessing": "$@postprocessing.unbounded"}  # the networks alone are compared
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ def evaluate(run: Run, stage: str, variant: Variant, fold: int, *, true_prior: b
     folder = checkpoint.parent / ("true_prior" if true_prior else "evaluation")
     if not (folder / "metrics.csv").is_file():
         settings = run.shared(folder) | {"fold": fold, "checkpoint": checkpoint, "threshold": 0.5}
-        settings |= prior_of(run, stage, variant, fold)
-        if stage == MULTI:
-            settings |= UNBOUNDED
+        settings |= prior_of(run, stage, variant, fold) | UNBOUNDED
         if true_prior:
             settings["true_prior"] = True
         configs = BUNDLES[stage] / "configs"

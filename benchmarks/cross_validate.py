@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--manifest", default="covid_semiseg")
     parser.add_argument("--uninfected-dir", type=Path, help="volumes without infection to train on too, see train.yaml")
     parser.add_argument(
-        "--runtime", choices=RUNTIMES, default="torch", help="that runs the networks for the evaluation"
+        "--runtime", choices=RUNTIMES, default="torch", help="what runs the networks that are evaluated"
     )
     parser.add_argument("--unbounded", action="store_true", help="consolidation as the multi network alone divides it")
     options = parser.parse_args()

@@ -197,11 +197,20 @@ def slice_probability(
 def segment_slice(
     grey: NDArray[np.uint8], model: LesionModel, *, prior: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Labels (H, W) of one slice, see :func:`slice_probability`: 1 infection, or 1 ground glass, 2 consolidation.
+    """Labels (H, W) of one slice, see :func:`slice_probability` and :func:`label_slice`."""
+    return label_slice(grey, slice_probability(grey, model, prior=prior), model)
+
+
+def label_slice(grey: NDArray[np.uint8], probability: NDArray[np.float32], model: LesionModel) -> NDArray[np.uint8]:
+    """Labels (H, W) of one slice: 1 infection, or 1 ground glass and 2 consolidation.
 
     Consolidation is bounded as :class:`covsev.lesion_model.SlicePostprocessing` says, and ground glass where it is not.
+
+    Args:
+        grey: (H, W) uint8.
+        probability: (1, H, W) or (3, H, W), see :func:`slice_probability`.
+        model: whose postprocessing counts.
     """
-    probability = slice_probability(grey, model, prior=prior)
     infected = probability[0] >= model.postprocessing.threshold
     if len(probability) == 1:
         return lesion_labels(infected, np.zeros_like(infected))

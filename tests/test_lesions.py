@@ -123,12 +123,17 @@ class AllConsolidation(torch.nn.Module):
         return torch.tensor([0.0, -1.0, 1.0])[None, :, None, None].expand(len(both), 3, *both.shape[2:])
 
 
+def consolidating(bright_model, **bounds):
+    """A multi model of :class:`AllConsolidation` with the bright model as its prior."""
+    bounded = dataclasses.replace(bright_model.postprocessing, **bounds)
+    return dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+
+
 @pytest.mark.parametrize(("bound", "label"), [(0.0, 2), (0.02, 2), (0.5, 1)])
 def test_specks_of_consolidation_in_a_slice_are_ground_glass(bright_model, bound, label):
     grey = np.zeros((64, 64), np.uint8)
     grey[20:36, 20:36] = 250
-    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_share=bound)
-    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    model = consolidating(bright_model, min_consolidation_share=bound)
     assert (segment_slice(grey, model)[grey > 0] == label).all()
     infected = segment_slice(grey, bright_model) > 0
     np.testing.assert_array_equal(segment_slice(grey, model) > 0, infected)
@@ -137,17 +142,15 @@ def test_specks_of_consolidation_in_a_slice_are_ground_glass(bright_model, bound
 @pytest.mark.parametrize(("hu", "label"), [(-450, 1), (-401, 1), (-395, 2), (0, 2)])
 def test_what_is_half_air_is_no_consolidation_in_a_slice(bright_model, hu, label):
     grey = np.full((64, 64), round(bright_model.preprocessing.grey_of(hu)), np.uint8)
-    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_hu=-400)
-    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    model = consolidating(bright_model, min_consolidation_hu=-400)
     everywhere = np.ones((64, 64), bool)
     assert (segment_slice(grey, model, prior=everywhere) == label).all()
-    free = dataclasses.replace(model, postprocessing=bounded.unbounded)
+    free = dataclasses.replace(model, postprocessing=model.postprocessing.unbounded)
     assert (segment_slice(grey, free, prior=everywhere) == 2).all()
 
 
 def test_what_is_half_air_is_no_consolidation_in_a_volume(phantom, bright_model):
-    bounded = dataclasses.replace(bright_model.postprocessing, min_consolidation_hu=-400)
-    model = dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    model = consolidating(bright_model, min_consolidation_hu=-400)
     result = segment_lesions(phantom.scan, phantom.lungs, model)
     assert (phantom.scan.hu[result.labels == 2] > -400).all()
     assert (phantom.scan.hu[result.labels == 1] <= -400).all()
