@@ -7,16 +7,21 @@ import torch
 from torch import nn
 from toy_networks import SMALL, randomise
 
-from covsev.networks import InfNet
+from covsev.networks import InfNet, RefinedInfNet
 from covsev.networks.infnet_inference import InferenceInfNet, inference_form
 
-SETTINGS = [{}, {"in_channels": 2, "out_channels": 3}]
+MULTI = {"in_channels": 2, "out_channels": 3}
+NETWORKS = [(InfNet, {}), (InfNet, MULTI), (RefinedInfNet, {}), (RefinedInfNet, MULTI)]
 
 
-@pytest.fixture(params=SETTINGS, ids=["single", "multi"])
+@pytest.fixture(params=NETWORKS, ids=["single", "multi", "refined single", "refined multi"])
 def network(request):
     torch.manual_seed(0)
-    return randomise(InfNet("efficientnet_lite0", **SMALL, **request.param))
+    architecture, settings = request.param
+    network = architecture("efficientnet_lite0", **SMALL, **settings)
+    if architecture is RefinedInfNet:  # which starts without effect
+        torch.nn.init.normal_(network.refinement.head.weight)
+    return randomise(network)
 
 
 @torch.inference_mode()

@@ -35,18 +35,16 @@ def _global_seed_stays_unset():
 
 
 class TinyBackbone(Backbone):
-    """Four small convolutions, so that a game takes seconds."""
+    """Five small convolutions, so that a game takes seconds."""
 
-    channels = (8, 12, 16, 16)
+    channels = (4, 8, 12, 16, 16)
 
     def __init__(self, in_channels: int = 1):
         super().__init__()
         widths = (in_channels, *self.channels)
         self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(a, b, 5, stride=4 if i == 0 else 2, padding=2, bias=False), nn.BatchNorm2d(b), nn.ReLU()
-            )
-            for i, (a, b) in enumerate(zip(widths, self.channels, strict=False))
+            nn.Sequential(nn.Conv2d(a, b, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+            for a, b in zip(widths, self.channels, strict=False)
         )
 
     def forward(self, image):

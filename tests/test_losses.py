@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from covsev.networks import InfNetOutput
+from covsev.networks import InfNetOutput, RefinedInfNetOutput
 from covsev.training.losses import InfNetLoss, SegmentationLoss, SingleOutputLoss, boundary_weights
 
 
@@ -98,12 +98,13 @@ def test_shape_error_names_both_shapes():
         SegmentationLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 2, 4, 4))
 
 
-def test_infnet_loss_sums_four_maps_and_the_edge():
-    maps = [_logits(seed=seed) for seed in range(5)]
+@pytest.mark.parametrize("outputs_of", [InfNetOutput, RefinedInfNetOutput])
+def test_infnet_loss_sums_the_maps_and_the_edge(outputs_of):
+    maps = [_logits(seed=seed) for seed in range(len(outputs_of._fields))]
     target = torch.cat((_square(), _square().roll(3, 2)), dim=1)
-    outputs = InfNetOutput(*maps)
+    outputs = outputs_of(*maps)
     single = SegmentationLoss()
-    expected = sum(single(logits, target[:, :1]) for logits in maps[:4])
+    expected = sum(single(logits, target[:, :1]) for logits in maps[:-1])
     expected = expected + torch.nn.BCEWithLogitsLoss()(outputs.edge, target[:, 1:])
     torch.testing.assert_close(InfNetLoss()(outputs, target), expected)
 

@@ -9,7 +9,7 @@ from monai.networks.nets import EfficientNetBNFeatures
 from torch.utils.flop_counter import FlopCounterMode
 from toy_networks import SMALL, randomise
 
-from covsev.networks import Backbone, InfNet, InfNetOutput, make_backbone
+from covsev.networks import Backbone, InfNet, InfNetOutput, RefinedInfNet, RefinedInfNetOutput, make_backbone
 from covsev.networks.backbones import RGB_MEAN, RGB_STD, fold_rgb_stem, with_ones
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.infnet import _not_lesion
@@ -27,26 +27,26 @@ def _image(*shape, seed=1):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_backbone_gives_four_maps_at_strides_4_to_32(name):
+def test_backbone_gives_five_maps_at_strides_2_to_32(name):
     backbone = make_backbone(name).eval()
     with torch.no_grad():
         features = backbone(_image(1, 1, 64, 96))
     assert isinstance(backbone, Backbone)
     assert [tuple(f.shape) for f in features] == [
         (1, channels, 64 // stride, 96 // stride)
-        for channels, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+        for channels, stride in zip(backbone.channels, (2, 4, 8, 16, 32), strict=True)
     ]
 
 
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
-        ("res2net50", (256, 512, 1024, 2048)),
-        ("efficientnet_lite0", (24, 40, 112, 320)),
-        ("efficientnet_lite1", (24, 40, 112, 320)),
-        ("efficientnet_lite2", (24, 48, 120, 352)),
-        ("efficientnet-b0", (24, 40, 112, 320)),
-        ("efficientnet-b2", (24, 48, 120, 352)),
+        ("res2net50", (64, 256, 512, 1024, 2048)),
+        ("efficientnet_lite0", (16, 24, 40, 112, 320)),
+        ("efficientnet_lite1", (16, 24, 40, 112, 320)),
+        ("efficientnet_lite2", (16, 24, 48, 120, 352)),
+        ("efficientnet-b0", (16, 24, 40, 112, 320)),
+        ("efficientnet-b2", (16, 24, 48, 120, 352)),
     ],
 )
 def test_backbone_channels_are_the_published_ones(name, channels):
@@ -129,7 +129,7 @@ def test_monai_efficientnet_equals_the_rgb_network_of_monai_on_grey():
     grey = _image(1, 1, 64, 96)
     rgb = (grey - torch.tensor(RGB_MEAN).view(1, 3, 1, 1)) / torch.tensor(RGB_STD).view(1, 3, 1, 1)
     with torch.no_grad():
-        expected, features = reference(rgb)[1:], ours(grey)
+        expected, features = reference(rgb), ours(grey)
     assert all(feature.std() > 0.01 for feature in expected)
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
@@ -185,6 +185,48 @@ def test_deep_supervision_is_a_flag_and_changes_no_number():
     assert torch.equal(answer, outputs.s3)
 
 
+def test_refinement_starts_as_the_infnet_that_it_refines():
+    infnet = randomise(InfNet("efficientnet_lite0", **SMALL))
+    refined = RefinedInfNet("efficientnet_lite0", **SMALL).eval()
+    refined.load_state_dict(infnet.state_dict(), strict=False)
+    image = _image(2, 1, 64, 96)
+    with torch.no_grad():
+        coarse = F.interpolate(infnet.decode(infnet.backbone(image)).maps.s3, (32, 48), mode="bilinear")
+        expected = F.interpolate(coarse, (64, 96), mode="bilinear")
+        torch.testing.assert_close(refined(image), expected)
+
+
+def test_refinement_sees_what_an_eighth_of_the_side_cannot_hold():
+    """One row of pixels changes the answer there, and hardly anywhere else: S_3 and the context are given."""
+    refinement = RefinedInfNet("efficientnet_lite0", **SMALL).eval().refinement
+    torch.nn.init.ones_(refinement.head.weight)
+    x2, x4, coarse = torch.zeros(1, 16, 32, 32), torch.zeros(1, 24, 16, 16), torch.zeros(1, 1, 8, 8)
+    context = [torch.zeros(1, 8, side, side) for side in (8, 4, 2)]
+    with torch.no_grad():
+        before = refinement(x2, x4, context, coarse)
+        x2[:, :, 16] = 1
+        changed = (refinement(x2, x4, context, coarse) - before).abs().amax(dim=(0, 1, 3)) > 0
+    assert before.shape == (1, 1, 32, 32)
+    assert changed[16]
+    assert not changed[:14].any()
+    assert not changed[19:].any()
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_refined_infnet_gives_six_maps_or_the_finest(deep_supervision):
+    network = RefinedInfNet("efficientnet_lite0", 2, 3, **SMALL, deep_supervision=deep_supervision).eval()
+    with torch.no_grad():
+        outputs = network(_image(2, 2, 64, 32))
+    if not deep_supervision:
+        assert outputs.shape == (2, 3, 64, 32)
+        return
+    assert isinstance(outputs, RefinedInfNetOutput)
+    assert [tuple(o.shape) for o in outputs] == [(2, 3, 64, 32)] * 5 + [(2, 1, 64, 32)]
+    network.deep_supervision = False
+    with torch.no_grad():
+        assert torch.equal(network(_image(2, 2, 64, 32)), outputs.s1)
+
+
 def test_default_infnet_has_the_published_size():
     with torch.device("meta"):
         network = InfNet()
@@ -200,10 +242,16 @@ def test_default_infnet_has_the_published_cost():
 
 
 @pytest.mark.parametrize(
-    ("name", "deep"), [("res2net50", False), ("efficientnet_lite0", True), ("efficientnet-b0", False)]
+    ("architecture", "name", "deep"),
+    [
+        (InfNet, "res2net50", False),
+        (InfNet, "efficientnet_lite0", True),
+        (InfNet, "efficientnet-b0", False),
+        (RefinedInfNet, "efficientnet_lite0", False),
+    ],
 )
-def test_scripted_infnet_equals_eager(name, deep):
-    network = randomise(InfNet(name, 2, 3, **SMALL, deep_supervision=deep))
+def test_scripted_infnet_equals_eager(architecture, name, deep):
+    network = randomise(architecture(name, 2, 3, **SMALL, deep_supervision=deep))
     scripted = torch.jit.script(network)
     image = _image(1, 2, 64, 64)
     with torch.no_grad():

@@ -6,6 +6,7 @@ from covsev.networks.covid_segnet import CovidSegNet
 from covsev.networks.infnet import InfNet, InfNetOutput, make_backbone
 from covsev.networks.inpainting_infnet import InpaintingInfNet
 from covsev.networks.published_infnet import load_published_infnet
+from covsev.networks.refined_infnet import RefinedInfNet, RefinedInfNetOutput
 from covsev.networks.rotation import RotationNet
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "InfNet",
     "InfNetOutput",
     "InpaintingInfNet",
+    "RefinedInfNet",
+    "RefinedInfNetOutput",
     "RotationNet",
     "load_published_infnet",
     "make_backbone",

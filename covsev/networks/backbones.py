@@ -1,8 +1,7 @@
 """What InfNet asks of an encoder, and how an ImageNet RGB stem becomes a grey one.
 
-A backbone maps an image to four feature maps at 1/4, 1/8, 1/16 and 1/32 of its side,
-which must be a multiple of 32. It names their
-channel counts in ``channels`` so that a decoder can be built without running it.
+A backbone maps an image to five feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of its side, which must be a multiple
+of 32. It names their channel counts in ``channels`` so that a decoder can be built without running it.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ class Backbone(nn.Module):
     """Base of all encoders.
 
     Attributes:
-        channels: channels of the four feature maps, at strides 4, 8, 16 and 32.
+        channels: channels of the five feature maps, at strides 2, 4, 8, 16 and 32.
     """
 
-    channels = (0, 0, 0, 0)
+    channels = (0, 0, 0, 0, 0)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Encode ``image`` (B, C, H, W), values in [0, 1], into four maps, finest first."""
+        """Encode ``image`` (B, C, H, W), values in [0, 1], into five maps, finest first."""
         raise NotImplementedError
 
 

@@ -42,7 +42,7 @@ class Coach(nn.Module):
         self.kept_fraction = kept_fraction
         self.alpha = alpha
         self.backbone = make_backbone(backbone)
-        _, _, at16, at32 = self.backbone.channels
+        *_, at16, at32 = self.backbone.channels
         self.head16 = nn.Conv2d(at16, 1, 1)
         self.head32 = nn.Conv2d(at32, 1, 1)
 
@@ -55,7 +55,7 @@ class Coach(nn.Module):
         height, width = image.shape[-2:]
         if height % 32 != 0 or width % 32 != 0:
             raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
-        _, _, x16, x32 = self.backbone(image)
+        _, _, _, x16, x32 = self.backbone(image)
         coarse = F.interpolate(self.head32(x32), size=x16.shape[-2:], mode="bilinear", align_corners=False)
         return self.head16(x16) + coarse
 

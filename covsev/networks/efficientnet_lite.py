@@ -36,7 +36,7 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
-_TAPPED_STAGES = (1, 2, 4, 6)  # the last stage at each of the strides 4, 8, 16 and 32
+_TAPPED_STAGES = (0, 1, 2, 4, 6)  # the last stage at each of the strides 2, 4, 8, 16 and 32
 _SCALING = {  # variant: (width, depth), table 1 of the EfficientNet-Lite release
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
@@ -126,8 +126,8 @@ class EfficientNetLite(Backbone):
         self.variant = variant
         self.in_channels = in_channels
         stages = _scaled_stages(*_SCALING[variant])
-        at4, at8, at16, at32 = (stages[i].channels for i in _TAPPED_STAGES)
-        self.channels = (at4, at8, at16, at32)
+        at2, at4, at8, at16, at32 = (stages[i].channels for i in _TAPPED_STAGES)
+        self.channels = (at2, at4, at8, at16, at32)
         self.stem = nn.Sequential(
             _SameConv2d(in_channels + 1, _STEM_CHANNELS, 3, stride=2),
             nn.BatchNorm2d(_STEM_CHANNELS, eps=_NORM_EPS),
@@ -138,15 +138,18 @@ class EfficientNetLite(Backbone):
             for repeat in range(stage.repeats):
                 blocks.append(_InvertedResidual(previous, stage, stage.stride if repeat == 0 else 1))
                 previous = stage.channels
-            if i in _TAPPED_STAGES:
+            if i in _TAPPED_STAGES[1:]:
                 taps.append(len(blocks))
         self.levels = nn.ModuleList(nn.Sequential(*blocks[a:b]) for a, b in pairwise([0, *taps]))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.stem(with_ones(image))
         features: list[Tensor] = []
-        for level in self.levels:
-            x = level(x)
+        for i, level in enumerate(self.levels):
+            for j, block in enumerate(level):
+                x = block(x)
+                if i == 0 and j == 0:  # the first stage, at 1/2, is the first level's first block
+                    features.append(x)
             features.append(x)
         return features
 

@@ -28,6 +28,13 @@ class InfNetOutput(NamedTuple):
     edge: Tensor
 
 
+class Decoded(NamedTuple):
+    """What :meth:`InfNet.decode` returns: the outputs, and the receptive-field blocks at 1/8, 1/16 and 1/32."""
+
+    maps: InfNetOutput
+    context: list[Tensor]
+
+
 def make_backbone(name: str, in_channels: int = 1) -> Backbone:
     """The encoder called ``name``.
 
@@ -175,7 +182,7 @@ class InfNet(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.backbone = make_backbone(backbone, in_channels)
-        at4, at8, at16, at32 = self.backbone.channels
+        _, at4, at8, at16, at32 = self.backbone.channels
         self.rfb8 = _ReceptiveFieldBlock(at8, decoder_channels)
         self.rfb16 = _ReceptiveFieldBlock(at16, decoder_channels)
         self.rfb32 = _ReceptiveFieldBlock(at32, decoder_channels)
@@ -209,19 +216,25 @@ class InfNet(nn.Module):
     def all_outputs(self, image: Tensor) -> InfNetOutput:
         """All five outputs of :meth:`forward`, whatever ``deep_supervision`` says."""
         require_sides(image)
-        x4, x8, x16, x32 = self.backbone(image)
+        maps = self.decode(self.backbone(image)).maps
+        return InfNetOutput(
+            _resize_to(maps.s3, image),
+            _resize_to(maps.s4, image),
+            _resize_to(maps.s5, image),
+            _resize_to(maps.sg, image),
+            _resize_to(maps.edge, image),
+        )
+
+    def decode(self, features: list[Tensor]) -> Decoded:
+        """All outputs of the encoder's five feature maps, each on the grid on which it is drawn."""
+        _, x4, x8, x16, x32 = features
         edge = self.edge_guidance(x4)
-        sg = self.partial_decoder(self.rfb32(x32), self.rfb16(x16), self.rfb8(x8))
+        context = [self.rfb8(x8), self.rfb16(x16), self.rfb32(x32)]
+        sg = self.partial_decoder(context[2], context[1], context[0])
         s5 = self.attention5(x32, _resize_to(sg, x32), edge)
         s4 = self.attention4(x16, _resize_to(s5, x16), edge)
         s3 = self.attention3(x8, _resize_to(s4, x8), edge)
-        return InfNetOutput(
-            _resize_to(s3, image),
-            _resize_to(s4, image),
-            _resize_to(s5, image),
-            _resize_to(sg, image),
-            _resize_to(self.edge_head(edge), image),
-        )
+        return Decoded(InfNetOutput(s3, s4, s5, sg, self.edge_head(edge)), context)
 
 
 def require_sides(image: Tensor) -> None:

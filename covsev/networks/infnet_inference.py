@@ -8,6 +8,7 @@ of ones, and the partial decoder's tail passes on one channel for each tap of it
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 
 from covsev.networks.backbones import with_ones
 from covsev.networks.infnet import InfNet, _PartialDecoder, _resize_to, require_sides
+from covsev.networks.refined_infnet import RefinedInfNet
 
 
 def inference_form(network: nn.Module) -> nn.Module:
-    """What computes S_3 of an :class:`InfNet` with less arithmetic; any other network as it is."""
-    return InferenceInfNet(network) if type(network) is InfNet and not network.deep_supervision else network
+    """What computes the answer of an InfNet, refined or not, with less arithmetic; any other network as it is."""
+    if type(network) not in (InfNet, RefinedInfNet) or network.deep_supervision:
+        return network
+    return InferenceInfNet(cast("InfNet", network))
 
 
 class InferenceInfNet(nn.Module):
-    """S_3 logits of an :class:`InfNet`.
+    """S_3 logits of an :class:`InfNet`, or S_1 of a :class:`~covsev.networks.RefinedInfNet`.
 
     Args:
         network: trained; it is copied.
@@ -40,6 +44,7 @@ class InferenceInfNet(nn.Module):
         self.edge = _pointwise_then(first, second)
         self.edge_at8, self.edge_at16, self.edge_at32 = (_then_shrink(last, factor) for factor in (2, 4, 8))
         self.attention5, self.attention4, self.attention3 = parts.attention5, parts.attention4, parts.attention3
+        self.refinement = parts.refinement if isinstance(parts, RefinedInfNet) else None
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -49,13 +54,16 @@ class InferenceInfNet(nn.Module):
             ValueError: if a side is not a multiple of 32.
         """
         require_sides(image)
-        x4, x8, x16, x32 = self.backbone(image)
+        x2, x4, x8, x16, x32 = self.backbone(image)
         edge = self.edge(with_ones(x4))
-        sg = self.partial_decoder(self.rfb32(x32), self.rfb16(x16), self.rfb8(x8))
+        context = [self.rfb8(x8), self.rfb16(x16), self.rfb32(x32)]
+        sg = self.partial_decoder(context[2], context[1], context[0])
         s5 = self.attention5(x32, _resize_to(sg, x32), self.edge_at32(edge[:, :, 2:-2, 2:-2]))
         s4 = self.attention4(x16, _resize_to(s5, x16), self.edge_at16(edge))
-        s3 = self.attention3(x8, _resize_to(s4, x8), self.edge_at8(edge))
-        return _resize_to(s3, image)
+        answer = self.attention3(x8, _resize_to(s4, x8), self.edge_at8(edge))
+        if self.refinement is not None:
+            answer = self.refinement(x2, x4, context, answer)
+        return _resize_to(answer, image)
 
 
 def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -34,14 +34,14 @@ class MonaiEfficientNet(Backbone):
         self.features = EfficientNetBNFeatures(variant, pretrained=False, in_channels=in_channels + 1)
         self.features.set_swish(memory_efficient=False)  # the same function, and TorchScript can compile it
         stacks = list(self.features._blocks.children())
-        at4, at8, at16, at32 = (_out_channels(stacks[i - 1]) for i in self.features.extract_stacks[1:])
-        self.channels = (at4, at8, at16, at32)
+        at2, at4, at8, at16, at32 = (_out_channels(stacks[i - 1]) for i in self.features.extract_stacks)
+        self.channels = (at2, at4, at8, at16, at32)
         for name in _CLASSIFIER:
             delattr(self.features, name)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         features: list[Tensor] = self.features(with_ones(image))
-        return features[1:]  # the first is at half the image's side
+        return features
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of MONAI's RGB network, such as ``EfficientNetBNFeatures(variant, pretrained=True)``.

@@ -57,7 +57,7 @@ class Res2Net50(Backbone):
         in_channels: channels of the input image.
     """
 
-    channels = (256, 512, 1024, 2048)
+    channels = (64, 256, 512, 1024, 2048)
 
     def __init__(self, in_channels: int = 1):
         super().__init__()
@@ -83,11 +83,11 @@ class Res2Net50(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(with_ones(image)))))
-        x1 = self.layer1(x)
+        x0 = self.relu(self.bn1(self.conv1(with_ones(image))))
+        x1 = self.layer1(self.maxpool(x0))
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
-        return [x1, x2, x3, self.layer4(x3)]
+        return [x0, x1, x2, x3, self.layer4(x3)]
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load a published ImageNet ``state`` dict; the RGB stem is folded, the classifier dropped.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from covsev.networks import InfNetOutput
+from covsev.networks import InfNetOutput, RefinedInfNetOutput
 
 
 def boundary_weights(mask: Tensor, *, strength: float = 5.0, kernel: int = 31) -> Tensor:
@@ -83,21 +83,21 @@ class _OfSegmentation(_Loss):
 
 
 class InfNetLoss(_OfSegmentation):
-    """L_total = L_seg(S_g) + L_edge + the sum of L_seg(S_i) for i = 3, 4, 5.
+    """L_total = L_seg(S_g) + L_edge + the sum of L_seg(S_i) for i = 3, 4, 5, and for the refined S_1 if there is one.
 
     Args:
         segmentation: loss of each map against the lesion target.
     """
 
-    def forward(self, outputs: InfNetOutput, target: Tensor) -> Tensor:
+    def forward(self, outputs: InfNetOutput | RefinedInfNetOutput, target: Tensor) -> Tensor:
         """Total loss.
 
         Args:
-            outputs: the five outputs of an InfNet with ``deep_supervision``.
+            outputs: all outputs of an InfNet, refined or not, with ``deep_supervision``; the last is the edge.
             target: (B, C + 1, H, W) binary: the C lesion channels, then the edge map.
         """
         lesion, edge = target[:, :-1], target[:, -1:]
-        maps = (outputs.sg, outputs.s5, outputs.s4, outputs.s3)
+        maps = outputs[:-1]
         shared = (self.segmentation.weights(lesion),) if isinstance(self.segmentation, SegmentationLoss) else ()
         segmentation = sum(self.segmentation(logits, lesion, *shared) for logits in maps)
         return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)

@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import EfficientNetBNFeatures
 from torch import Tensor, nn
 
-from covsev.networks import Coach, InfNet, RotationNet
+from covsev.networks import Coach, InfNet, RefinedInfNet, RotationNet
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.inpainting_infnet import HEADS
 from covsev.networks.monai_efficientnet import MonaiEfficientNet
@@ -132,6 +132,22 @@ def with_pretrained(network: InfNet, path: str | Path) -> InfNet:
 def with_start(network: InfNet, pretrained: str | Path | None = None) -> InfNet:
     """Load ``pretrained`` by :func:`with_pretrained`, or ImageNet by :func:`with_imagenet` if it is ``None``."""
     return with_imagenet(network) if pretrained is None else with_pretrained(network, pretrained)
+
+
+def with_infnet(network: RefinedInfNet, pretrained: str | Path) -> RefinedInfNet:
+    """Load the InfNet at ``pretrained``, heads included, into what it has in common with ``network``; returns it.
+
+    Raises:
+        FileNotFoundError: if ``pretrained`` does not exist.
+        ValueError: if the checkpoint is not of the same InfNet.
+    """
+    state = torch.load(pretrained, map_location="cpu", weights_only=True)
+    result = network.load_state_dict(state, strict=False)
+    missing = [name for name in result.missing_keys if not name.startswith("refinement.")]
+    if missing or result.unexpected_keys:
+        first = (missing + result.unexpected_keys)[0]
+        raise ValueError(f"{pretrained}: not of the InfNet to refine: {first} does not fit")
+    return network
 
 
 def from_scratch(network: nn.Module, pretrained: str | Path | None = None) -> nn.Module:

@@ -28,7 +28,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from covsev.lesion_model import resize_slices
-from covsev.networks import InfNetOutput
 from covsev.scan import replacing
 from covsev.training.evaluation import read_grey
 from covsev.training.fine_tuning import FineTuning
@@ -75,7 +74,7 @@ class Labelling:
         device = next(network.parameters()).device
         image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None].to(device)
         outputs = network(resize_slices(image, (self.network_size[0], self.network_size[1])))
-        logits = outputs.s3 if isinstance(outputs, InfNetOutput) else outputs
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs  # the finest of an InfNet's maps comes first
         probability = resize_slices(torch.sigmoid(logits), (grey.shape[0], grey.shape[1])).clamp_(0, 1)
         return probability[0, 0].float().cpu().numpy()
 
