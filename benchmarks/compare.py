@@ -73,7 +73,7 @@ def train(run: Run, stage: str, variant: Variant, fold: int) -> Path:
     settings = run.shared(folder) | {"fold": fold} | dict(variant.settings)
     if variant.semi is not None:
         start = train(run, stage, by_id(variant.semi), fold)
-        bundle_run([configs / "semi_train.yaml"], settings | {"start": start})
+        bundle_run([configs / "semi_train.yaml", *network_of(configs, variant)], settings | {"start": start})
         return folder / "model.pt"
     settings |= {"epochs": run.epochs} | prior_of(run, stage, variant, fold)
     if variant.pretrained:
@@ -102,11 +102,12 @@ def by_id(variant_id: str) -> Variant:
 
 
 def prior_of(run: Run, stage: str, variant: Variant, fold: int) -> dict[str, Any]:
-    """The setting that names a multi network's prior, from the same fold; nothing for a single network."""
+    """The settings that name a multi network's prior, from the same fold; nothing for a single network."""
     if stage == SINGLE:
         return {}
     single = by_id(variant.prior) if variant.prior else variant
-    return {"prior_checkpoint": train(run, SINGLE, single, fold)}
+    settings: dict[str, Any] = {"prior_checkpoint": train(run, SINGLE, single, fold)}
+    return settings | ({"prior_network": single.network} if single.network else {})
 
 
 def network_of(configs: Path, variant: Variant) -> list[Path]:

@@ -4,9 +4,10 @@
     python benchmarks/cross_validate.py COVID_SEMISEG -o runs/lesion_cross_validation \
       --bundle bundles/covid_lesion_ct_segmentation --prior runs/cross_validation
 
-The second is the multi network, whose prior and start are the single networks of the same folds. Each takes about an
-hour on two cores. A fold whose model.pt exists is not trained again, so the command can be stopped
-and started. Writes metrics.csv (a row a slice) and prints mean, SD and bootstrap interval over all slices.
+The second is the multi network, whose prior and first start are the single networks of the same folds. Each fold is
+trained twice, as the weights that ship were: InfNet first (fold<n>/infnet), then with its refinement from there. The
+first command takes four hours on two cores, the second two. What has a model.pt is not trained again, so the command
+can be stopped and started. Writes metrics.csv, a row a slice, and prints mean, SD and bootstrap interval over all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,39 @@ from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
 from covsev.training.metrics import write_metrics
 
+INFNET = "network_infnet.yaml"
+REFINEMENT_EPOCHS = 40
 
-def train(bundle: Path, settings: dict[str, Any]) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(bundle / "configs" / "train.yaml")]
+
+def bundle_run(bundle: Path, configs: Sequence[str], settings: Mapping[str, Any]) -> None:
+    files = [str(bundle / "configs" / name) for name in configs]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
     for name, value in settings.items():
         command += [f"--{name}", str(value)]
     subprocess.run(command, check=True)
+
+
+def train(
+    bundle: Path, folder: Path, settings: Mapping[str, Any], *, prior: Path | None, first: Mapping[str, Any]
+) -> None:
+    """InfNet into ``folder/infnet``, then the refined InfNet from there into ``folder``.
+
+    Args:
+        settings: of both.
+        prior: folder of the single networks of the same fold, for the multi network.
+        first: further settings of the first training.
+    """
+    infnet = folder / "infnet"
+    if not (infnet / "model.pt").is_file():
+        start = {}
+        if prior is not None:
+            single = prior / "infnet" / "model.pt"
+            start = {"pretrained": single, "prior_checkpoint": single, "prior_network": INFNET}
+        bundle_run(bundle, ["train.yaml", INFNET], settings | {"output_dir": infnet} | start | first)
+    start = {"pretrained": infnet / "model.pt", "epochs": REFINEMENT_EPOCHS}
+    if prior is not None:
+        start["prior_checkpoint"] = prior / "model.pt"
+    bundle_run(bundle, ["train.yaml"], settings | {"output_dir": folder} | start)
 
 
 def main() -> None:
@@ -45,7 +74,7 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, help="output of this command for the single network, for the multi one")
     parser.add_argument("--true-prior", action="store_true", help="evaluate with the radiologist's mask as prior")
     parser.add_argument("--manifest", default="covid_semiseg")
-    parser.add_argument("--uninfected-dir", type=Path, help="volumes without infection to train on too, see train.yaml")
+    parser.add_argument("--uninfected-dir", type=Path, help="volumes without infection for the first training")
     parser.add_argument(
         "--runtime", choices=RUNTIMES, default="torch", help="what runs the networks that are evaluated"
     )
@@ -54,18 +83,17 @@ def main() -> None:
     cases, groups = {}, {}
     for fold in range(FOLDS):
         folder = options.output / f"fold{fold}"
-        prior = options.prior and options.prior / f"fold{fold}" / "model.pt"
+        prior = options.prior and options.prior / f"fold{fold}"
         if not (folder / "model.pt").is_file():
-            settings = {"dataset_dir": options.dataset_dir, "output_dir": folder, "manifest": options.manifest}
-            if options.uninfected_dir:
-                settings["uninfected_dir"] = options.uninfected_dir
-            train(
-                options.bundle,
-                settings | {"fold": fold} | ({"prior_checkpoint": prior, "pretrained": prior} if prior else {}),
-            )
+            settings = {"dataset_dir": options.dataset_dir, "manifest": options.manifest, "fold": fold}
+            first = {"uninfected_dir": options.uninfected_dir} if options.uninfected_dir else {}
+            train(options.bundle, folder, settings, prior=prior, first=first)
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
         model = load_model(
-            options.bundle, checkpoint=folder / "model.pt", prior_checkpoint=prior, runtime=options.runtime
+            options.bundle,
+            checkpoint=folder / "model.pt",
+            prior_checkpoint=prior and prior / "model.pt",
+            runtime=options.runtime,
         )
         if options.unbounded:
             model = replace(model, postprocessing=model.postprocessing.unbounded)

@@ -178,6 +178,7 @@ def load_model(
     device: str = "cpu",
     checkpoint: Path | None = None,
     prior_checkpoint: Path | None = None,
+    network: str | None = None,
     runtime: str | None = None,
     precision: str | None = None,
 ) -> LesionModel:
@@ -188,6 +189,7 @@ def load_model(
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         checkpoint: other weights than the bundle's own.
         prior_checkpoint: other weights of a multi network's prior than its bundle's own.
+        network: file beside ``inference.yaml`` that names another network, such as ``network_infnet.yaml``.
         runtime, precision: see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
 
     Raises:
@@ -196,13 +198,15 @@ def load_model(
     """
     find_device(device)
     config = Path(bundle) / "configs" / "inference.yaml"
-    if not config.is_file():
-        raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
+    configs = [config] if network is None else [config, config.parent / network]
+    for path in configs:
+        if not path.is_file():
+            raise BundleError(f"{bundle}: not a covsev bundle, {path} is missing")
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
     try:
-        parser.read_config(str(config))
+        parser.read_config([str(path) for path in configs])
     except Exception as error:  # the YAML reader raises its own errors
         raise BundleError(f"{config}: cannot be read ({type(error).__name__})") from error
     parser["bundle_root"] = str(bundle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from covsev.networks import InfNet, InpaintingInfNet
+from covsev.networks import InfNet, InpaintingInfNet, RefinedInfNet
 from covsev.networks.inpainting_infnet import HEADS
 from covsev.training.pretrained import load_pretrained, with_pretrained
 
@@ -52,6 +52,29 @@ def test_the_multi_network_begins_blind_to_its_prior(pretrained):
         seen = multi.backbone(torch.cat((image, torch.rand(1, 1, 64, 64)), dim=1))
         wanted = pretrained.eval().backbone(image)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(seen, wanted, strict=True))
+
+
+def test_a_refined_infnet_goes_on_from_an_infnet_heads_included():
+    torch.manual_seed(2)
+    infnet = InfNet("efficientnet_lite0", 2, 3, **SMALL)
+    refined = RefinedInfNet("efficientnet_lite0", 2, 3, **SMALL)
+    refinement = weights(refined.refinement)
+    report = load_pretrained(refined, infnet.state_dict())
+    assert set(report.loaded) == set(infnet.state_dict())
+    assert report.widened == ()
+    assert report.skipped == {}
+    assert set(report.untouched) == {f"refinement.{name}" for name in refinement}
+    assert all(torch.equal(value, refinement[name]) for name, value in refined.refinement.state_dict().items())
+
+
+def test_a_multi_network_takes_what_fits_of_a_refined_single_one():
+    single, multi = (RefinedInfNet("efficientnet_lite0", *channels, **SMALL) for channels in ((1, 1), (2, 3)))
+    report = load_pretrained(multi, single.state_dict())
+    reasons = {name: reason for name, reason in report.skipped.items() if reason != "a head"}
+    assert set(reasons) == {"refinement.level4.0.0.weight", "refinement.head.weight", "refinement.head.bias"}
+    assert reasons["refinement.head.bias"] == "its shape is (1,), but (3,) is needed"
+    assert sum(is_head(name) for name in report.skipped) == sum(is_head(name) for name in single.state_dict())
+    assert "refinement.level2.0.0.weight" in report.loaded
 
 
 def test_other_shapes_of_the_body_are_skipped_with_the_reason(pretrained):

@@ -13,12 +13,13 @@ import torch
 from monai.networks.nets import EfficientNetBNFeatures
 from torch import Tensor, nn
 
-from covsev.networks import Coach, InfNet, RefinedInfNet, RotationNet
+from covsev.networks import Coach, InfNet, RotationNet
 from covsev.networks.efficientnet_lite import EfficientNetLite
 from covsev.networks.inpainting_infnet import HEADS
 from covsev.networks.monai_efficientnet import MonaiEfficientNet
 
 _log = logging.getLogger(__name__)
+_HEAD_NAMES = tuple(f"{head}." for head in HEADS)
 Network = TypeVar("Network", bound=InfNet | Coach | RotationNet)
 
 
@@ -85,7 +86,9 @@ class LoadReport:
 
 
 def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
-    """Load the body of a pretrained network into ``network``; the heads keep their values.
+    """Load the body of a pretrained network into ``network``, and its heads if they have the same task.
+
+    The heads of an inpainter, or of a single network for a multi network, are left out: ``network`` keeps its own.
 
     A network with more input channels than the pretrained one (the prior of the multi network) gets zeros for
     them, so that it begins as the pretrained network on the image alone.
@@ -99,8 +102,9 @@ def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
     """
     own = network.state_dict()
     new, widened, skipped = {}, [], {}
+    heads_fit = _heads(own) == _heads(state)
     for name, value in state.items():
-        if name.startswith(tuple(f"{head}." for head in HEADS)):
+        if not heads_fit and name.startswith(_HEAD_NAMES):
             skipped[name] = "a head"
         elif name not in own:
             skipped[name] = "the network has no such tensor"
@@ -134,22 +138,6 @@ def with_start(network: InfNet, pretrained: str | Path | None = None) -> InfNet:
     return with_imagenet(network) if pretrained is None else with_pretrained(network, pretrained)
 
 
-def with_infnet(network: RefinedInfNet, pretrained: str | Path) -> RefinedInfNet:
-    """Load the InfNet at ``pretrained``, heads included, into what it has in common with ``network``; returns it.
-
-    Raises:
-        FileNotFoundError: if ``pretrained`` does not exist.
-        ValueError: if the checkpoint is not of the same InfNet.
-    """
-    state = torch.load(pretrained, map_location="cpu", weights_only=True)
-    result = network.load_state_dict(state, strict=False)
-    missing = [name for name in result.missing_keys if not name.startswith("refinement.")]
-    if missing or result.unexpected_keys:
-        first = (missing + result.unexpected_keys)[0]
-        raise ValueError(f"{pretrained}: not of the InfNet to refine: {first} does not fit")
-    return network
-
-
 def from_scratch(network: nn.Module, pretrained: str | Path | None = None) -> nn.Module:
     """Return ``network`` as it is: in place of :func:`with_start`, for networks that nothing is pretrained for.
 
@@ -159,6 +147,11 @@ def from_scratch(network: nn.Module, pretrained: str | Path | None = None) -> nn
     if pretrained is not None:
         raise ValueError(f"{type(network).__name__} cannot start from pretrained weights; got {pretrained}")
     return network
+
+
+def _heads(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Name and shape of all tensors of InfNet's heads: they tell what the network draws."""
+    return {name: value.shape for name, value in state.items() if name.startswith(_HEAD_NAMES)}
 
 
 def _is_narrower_stem(name: str, value: Tensor, own: Tensor) -> bool:

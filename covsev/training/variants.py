@@ -25,7 +25,7 @@ class Variant:
         id: of its files.
         title: what a reader sees.
         stages: which networks are trained so: ``infection`` (single), ``lesion`` (multi).
-        network: configuration beside ``train.yaml`` that names another network, or ``None`` for InfNet.
+        network: configuration beside ``train.yaml`` that names another network, or ``None`` for the refined InfNet.
         settings: overrides of ``train.yaml``.
         pretrained: whether it starts from the coach pretraining, not from ImageNet.
         semi: id of the variant that is trained on with pseudo labels, or ``None``.
@@ -35,7 +35,7 @@ class Variant:
     id: str
     title: str
     stages: tuple[str, ...] = (SINGLE, MULTI)
-    network: str | None = None
+    network: str | None = "network_infnet.yaml"
     settings: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     semi: str | None = None
@@ -53,8 +53,15 @@ VARIANTS = (
     Variant("unet", "U-Net", network="network_unet.yaml", prior="infnet_aug04"),
     Variant("covid_segnet", "COVID-SegNet", (SINGLE,), network="network_covid_segnet.yaml"),
     Variant("semi_infnet", "Semi-InfNet", (SINGLE,), semi="infnet_aug04"),
+    Variant("refined_infnet", "InfNet + refinement", network=None, settings={"augment": False}),
+    Variant(
+        "refined_infnet_aug04",
+        "InfNet + refinement + augmentation 0.4",
+        network=None,
+        settings={"cutout_probability": 0.4},
+    ),
 )
-"""The paper's five variants, then the networks that it compares them with."""
+"""The paper's five variants, the networks that it compares them with, and covsev's own."""
 
 PAIRS = (
     ("self_infnet", "infnet"),
@@ -64,6 +71,8 @@ PAIRS = (
     ("semi_infnet", "infnet_aug04"),
     ("unet", "infnet"),
     ("covid_segnet", "infnet"),
+    ("refined_infnet", "infnet"),
+    ("refined_infnet_aug04", "infnet_aug04"),
 )
 """Which variants are compared fold by fold, so that easy and hard folds cancel."""
 
