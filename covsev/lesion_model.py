@@ -40,11 +40,18 @@ class SlicePreprocessing:
         hu_window: HU that become 0 and 1; values outside are clipped.
         network_size: (height, width) of the network's grid, multiples of 32.
         lung_margin_mm: margin around the bounding box of the lungs, to which slices are cropped.
+        slab_mm: thinner slices of a volume are seen together, as the mean of as many as are not thicker than this. What
+            is smoothed across slices needs not be computed in each. 0 for each slice by itself.
     """
 
     hu_window: tuple[float, float]
     network_size: tuple[int, int]
     lung_margin_mm: float
+    slab_mm: float = 0.0
+
+    def slices_per_slab(self, spacing_mm: float) -> int:
+        """Slices that are seen together where they are ``spacing_mm`` apart."""
+        return max(1, int(self.slab_mm / spacing_mm + 1e-3))
 
     def __call__(self, slices: NDArray[Any]) -> Tensor:
         """Windowed and resized (N, 1, h, w) float32 in [0, 1] from HU slices (H, W, N)."""

@@ -65,7 +65,8 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs. A voxel below ``min_consolidation_hu`` is
+    The network sees the axial slices that hold lung, cropped to the lungs; thin ones as slabs of their mean, between
+    which its probability is interpolated. A voxel below ``min_consolidation_hu`` is
     never called consolidation: the multi network, which learned from slices of unknown windows, would.
 
     Args:
@@ -87,19 +88,22 @@ def segment_lesions(
     span = slice(int(levels[0]), int(levels[-1]) + 1)
     box = x, y, slice(z.start + span.start, z.start + span.stop)
     hu, sides, levels = _as_stack(to_canonical(scan.hu, scan.affine)[box]), sides[span], levels - span.start
-    probability, priors = _find_infection(hu, levels, model)
-    _smooth_across_slices(probability, model.postprocessing.axial_smoothing_mm / spacing_mm[2])
-    infected = probability >= model.postprocessing.threshold
+    slabs = Slabs(len(hu), model.preprocessing.slices_per_slab(spacing_mm[2]))
+    probability, priors = _find_infection(hu, slabs, levels, model)
+    _smooth_across(probability, model.postprocessing.axial_smoothing_mm / (slabs.size * spacing_mm[2]))
+    infected = np.empty(hu.shape, dtype=bool)
+    for level, values in enumerate(slabs.between(probability)):
+        np.greater_equal(values, model.postprocessing.threshold, out=infected[level])
     if restrict_to_lungs:
         infected &= sides > 0
     if model.prior is None:
         denser = hu > CONSOLIDATION_HU
     else:
-        denser = _find_consolidation(hu, levels[infected[levels].any(axis=(1, 2))], model, priors)
+        denser = _find_consolidation(hu, slabs, levels[infected[levels].any(axis=(1, 2))], model, priors)
         denser &= hu > model.postprocessing.min_consolidation_hu
-    labels = np.zeros_like(lungs)
+    labels = _zeros_like(lungs)
     to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
-    kept = _as_volume(probability) if keep_probability else None
+    kept = _as_volume(np.stack(list(slabs.between(probability)))) if keep_probability else None
     return LesionSegmentation(labels, _method(model, restrict_to_lungs), model.networks, box, kept, scan.affine)
 
 
@@ -113,14 +117,46 @@ def _as_volume(stack: NDArray[_T]) -> NDArray[_T]:
     return np.moveaxis(stack, 0, 2)
 
 
+@dataclass(frozen=True)
+class Slabs:
+    """Neighbouring slices that the network sees as one, their mean.
+
+    Attributes:
+        slices: how many slices there are.
+        size: slices a slab; the last slab may have fewer.
+    """
+
+    slices: int
+    size: int
+
+    def of(self, levels: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The slabs that hold the slices ``levels``, each once, ascending."""
+        return np.unique(levels // self.size)
+
+    def mean(self, stack: NDArray[Any], slabs: NDArray[np.intp]) -> NDArray[Any]:
+        """(N, X, Y) mean of each of ``slabs`` of a stack (Z, X, Y); the slices themselves where a slab is one slice."""
+        if self.size == 1:
+            return stack[slabs]  # type: ignore[no-any-return]
+        starts = (slabs * self.size).tolist()
+        return np.stack([stack[start : start + self.size].mean(axis=0, dtype=np.float32) for start in starts])
+
+    def between(self, values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """(X, Y) for each slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        starts = np.arange(0, self.slices, self.size)
+        middles = (starts + np.minimum(starts + self.size, self.slices) - 1) / 2
+        for position in np.interp(np.arange(self.slices), middles, np.arange(len(middles))):
+            lower, share = int(position), np.float32(position % 1)
+            yield values[lower] if share == 0 else values[lower] + share * (values[lower + 1] - values[lower])
+
+
 def _find_infection(
-    hu: NDArray[Any], levels: NDArray[np.intp], model: LesionModel
+    hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel
 ) -> tuple[NDArray[np.float32], dict[int, Tensor]]:
-    """Infection probability of the slices ``levels`` of a stack (Z, X, Y), and the same on the network's grid."""
-    probability = np.zeros(hu.shape, dtype=np.float32)
+    """Infection probability of the slabs with ``levels`` of a stack (Z, X, Y), and the same on the network's grid."""
+    probability = np.zeros((-(-slabs.slices // slabs.size), *hu.shape[1:]), dtype=np.float32)
     on_grid: dict[int, Tensor] = {}
-    for batch in _batches(levels, model.batch_size):
-        infection = model.infection(model.preprocessing(_as_volume(hu[batch])))
+    for batch in _batches(slabs.of(levels), model.batch_size):
+        infection = model.infection(model.preprocessing(_as_volume(slabs.mean(hu, batch))))
         probability[batch] = model.postprocessing(infection, hu.shape[1:])[:, 0]
         if model.prior is not None:
             on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
@@ -128,26 +164,33 @@ def _find_infection(
 
 
 def _find_consolidation(
-    hu: NDArray[Any], levels: NDArray[np.intp], model: LesionModel, priors: Mapping[int, Tensor]
+    hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel, priors: Mapping[int, Tensor]
 ) -> NDArray[np.bool_]:
-    """Where the multi network sees consolidation rather than ground glass in the slices ``levels`` of a stack."""
+    """Where the multi network sees consolidation rather than ground glass in the slabs with ``levels`` of a stack."""
     denser = np.zeros(hu.shape, dtype=bool)
-    for batch in _batches(levels, model.batch_size):
-        prior = torch.stack([priors[level] for level in batch.tolist()]).float()
-        kinds = model.predict_kinds(model.preprocessing(_as_volume(hu[batch])), prior, hu.shape[1:])
-        denser[batch] = kinds[:, 1] > kinds[:, 0]
+    for batch in _batches(slabs.of(levels), model.batch_size):
+        prior = torch.stack([priors[slab] for slab in batch.tolist()]).float()
+        kinds = model.predict_kinds(model.preprocessing(_as_volume(slabs.mean(hu, batch))), prior, hu.shape[1:])
+        for slab, (ground_glass, consolidation) in zip(batch.tolist(), kinds, strict=True):
+            denser[slab * slabs.size : (slab + 1) * slabs.size] = consolidation > ground_glass
     return denser
 
 
-def _batches(levels: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
-    for start in range(0, len(levels), size):
-        yield levels[start : start + size]
+def _batches(numbers: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
 
 
-def _smooth_across_slices(probability: NDArray[np.float32], sd_slices: float) -> None:
-    """Smooth (Z, X, Y) in place along z; beyond the first and the last slice the volume goes on as it is there."""
-    if sd_slices > 0:
-        gaussian_filter1d(probability, sd_slices, axis=0, mode="nearest", output=probability)
+def _smooth_across(probability: NDArray[np.float32], sd: float) -> None:
+    """Smooth (N, X, Y) in place along its first axis; beyond the ends it goes on as it is there."""
+    if sd > 0:
+        gaussian_filter1d(probability, sd, axis=0, mode="nearest", output=probability)
+
+
+def _zeros_like(labels: NDArray[_T]) -> NDArray[_T]:
+    """Zeros that lie in memory as ``labels`` do; the system gives them when they are first touched."""
+    order: Any = "F" if labels.flags.f_contiguous else "C"
+    return np.zeros(labels.shape, labels.dtype, order=order)
 
 
 def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -160,10 +203,12 @@ def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDA
 def _method(model: LesionModel, restrict_to_lungs: bool) -> str:
     single = model.prior or model
     by_network = f"above {model.postprocessing.min_consolidation_hu:g} HU that {model.name} calls so"
+    slab_mm, smoothing_mm = model.preprocessing.slab_mm, model.postprocessing.axial_smoothing_mm
+    thin = f"thinner slices as slabs of up to {slab_mm:g} mm, " if slab_mm else ""
     rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else by_network
     return (
         f"infection: {single.name} at probability {model.postprocessing.threshold:g}, "
-        f"smoothed across slices by {model.postprocessing.axial_smoothing_mm:g} mm"
+        f"{thin}smoothed across slices by {smoothing_mm:g} mm"
         f"{', within the lungs' if restrict_to_lungs else ''}; "
         f"consolidation: infected voxels {rule}, the rest ground-glass opacity"
     )

@@ -33,6 +33,7 @@ def describe(model: LesionModel) -> dict[str, Any]:
         "hu_window": list(model.preprocessing.hu_window),
         "network_size": list(model.preprocessing.network_size),
         "lung_margin_mm": model.preprocessing.lung_margin_mm,
+        "slab_mm": model.preprocessing.slab_mm,
         "runs_on": model.runs_on,
     }
 

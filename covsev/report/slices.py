@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.measure import find_contours
 
 from covsev.labels import LESIONS, LOBES, LUNG_WINDOW_HU, LUNGS, Label
 from covsev.scan import Scan, canonical_spacing_mm, to_canonical
@@ -183,13 +183,14 @@ def _path(mask: NDArray[np.bool_]) -> str:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8)
-    offset = np.array([top - 0.5, left - 0.5])  # of the padding, and from pixel centres to edges
-    return "".join(_closed(curve[:-1] + offset) for curve in find_contours(part, 0.5))
+    offset = np.array([left - 0.5, top - 0.5])  # of the padding, and from pixel centres to edges
+    curves = contour_generator(z=part, line_type=LineType.Separate).lines(0.5)
+    return "".join(_closed(curve[:-1] + offset) for curve in curves if isinstance(curve, np.ndarray))
 
 
 def _closed(curve: NDArray[np.float64]) -> str:
-    """One curve (points, row and column): the stairs of the pixels smoothed, every other point kept."""
+    """One curve (points, column and row): the stairs of the pixels smoothed, every other point kept."""
     smooth = (np.roll(curve, 1, axis=0) + curve + np.roll(curve, -1, axis=0)) / 3
-    tenths = np.round(10 * smooth[::2, ::-1]).astype(int)
+    tenths = np.round(10 * smooth[::2]).astype(int)
     steps = np.diff(tenths, axis=0)
     return f"M{tenths[0, 0]} {tenths[0, 1]}l{' '.join(map(str, steps.ravel().tolist()))}z"
