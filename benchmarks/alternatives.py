@@ -1,11 +1,16 @@
-"""What means over flips and grids, other thresholds and other bounds would give on the held-out slices.
+"""What limits the networks on the held-out slices, and what other ways to use them would give.
 
     python benchmarks/alternatives.py COVID_SEMISEG --folds runs/cross_validation \
       [--lesion-folds runs/lesion_cross_validation]
 
-Needs the weights of `benchmarks/cross_validate.py`. Prints the mean Dice over all slices at threshold 0.5, and what a
-fixed grey threshold in place of the multi network gives at the bundle's own threshold. With the multi networks of the
-same folds: Dice by the least share of a slice that is called consolidation, and with the share chosen on other folds.
+Needs the weights of `benchmarks/cross_validate.py`. Prints, as mean Dice over all slices,
+
+- at threshold 0.5: the network as it ships, InfNet before its refinement, means over flips and over grids, and the
+  shipped one if all errors within 3 pixels of the network's grid from the truth's border are forgiven;
+- the truth itself, brought to a coarser grid and back: what a network that answers on that grid can reach;
+- what a fixed grey threshold in place of the multi network gives at the bundle's own threshold;
+- with the multi networks of the same folds: Dice by the least share of a slice that is called consolidation, and with
+  the share chosen on other folds.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from covsev.lesion_model import LesionModel, load_model, resize_slices
@@ -34,6 +40,8 @@ from covsev.training.manifests import load_datalist
 from covsev.training.metrics import case_metrics, lesion_metrics
 
 GRIDS = (256, 352)
+ANSWER_GRIDS = (32, 64, 128)
+BORDER_PX = 3
 GREYS = (150, 170)
 THRESHOLDS = np.arange(0.05, 1, 0.05)
 SHARES = (0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01)
@@ -66,12 +74,29 @@ def probabilities(model: LesionModel, grey: NDArray[np.uint8]) -> dict[str, NDAr
     return {name: np.asarray(found[0, 0]) for name, found in maps.items()}
 
 
-def evaluate(model: LesionModel, record: Mapping[str, Any]) -> dict[str, float]:
+def on_coarser_grid(infected: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
+    """The mask (H, W) on a grid of ``side`` x ``side``, and back."""
+    coarse = resize_slices(torch.from_numpy(infected.astype(np.float32))[None, None], (side, side))
+    return np.asarray(resize_slices(coarse, (infected.shape[0], infected.shape[1])).clamp(0, 1)[0, 0])
+
+
+def without_border(found: NDArray[np.float32], infected: NDArray[np.bool_], width_px: float) -> NDArray[np.float32]:
+    """``found`` (H, W) with the truth in its place within ``width_px`` of the truth's border."""
+    outside, inside = (distance_transform_edt(part) for part in (~infected, infected))
+    return np.where(outside + inside <= width_px, infected.astype(np.float32), found)
+
+
+def evaluate(model: LesionModel, infnet: LesionModel | None, record: Mapping[str, Any]) -> dict[str, float]:
     """Dice of one slice by each alternative."""
     grey, kinds = read_grey(record["image"]), read_labels(record["lesions"])
     infected = read_grey(record["infection"]) > 127
     maps = probabilities(model, grey)
     shipped = maps["as it ships"]
+    if infnet is not None:
+        maps["InfNet before its refinement"] = slice_probability(grey, infnet)[0]
+    width_px = BORDER_PX * max(grey.shape) / max(model.preprocessing.network_size)
+    maps["borders forgiven"] = without_border(shipped, infected, width_px)
+    maps |= {f"the truth on {side} x {side}": on_coarser_grid(infected, side) for side in ANSWER_GRIDS}
     dice = {name: case_metrics(found, infected).dice for name, found in maps.items()}
     dice["best threshold of each slice"] = max(case_metrics(shipped, infected, threshold=t).dice for t in THRESHOLDS)
     for level in GREYS:
@@ -115,7 +140,11 @@ def main() -> None:
         single = options.folds / f"fold{fold}" / "model.pt"
         model = load_model(INFECTION_BUNDLE, checkpoint=single, runtime="torch")
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
-        rows += [evaluate(model, record) for record in records]
+        first = single.parent / "infnet" / "model.pt"
+        infnet = None
+        if first.is_file():
+            infnet = load_model(INFECTION_BUNDLE, checkpoint=first, network="network_infnet.yaml", runtime="torch")
+        rows += [evaluate(model, infnet, record) for record in records]
         if options.lesion_folds:
             own = options.lesion_folds / f"fold{fold}" / "model.pt"
             multi = load_model(LESION_BUNDLE, checkpoint=own, prior_checkpoint=single, runtime="torch")

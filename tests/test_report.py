@@ -196,14 +196,35 @@ def picture(phantom, tmp_path_factory):
 
 
 def test_overlay_is_a_sheet_of_eight_tiles_with_a_legend(picture):
-    assert picture.shape == (2 * TILE_PX + 44, 4 * TILE_PX, 3)
+    assert picture.shape == (2 * TILE_PX + 48, 4 * TILE_PX, 3)
     legend = picture[2 * TILE_PX :]
     for label in LOBES:
         near(legend, label)
 
 
+def test_every_slice_says_its_number_and_where_right_is(picture):
+    for number in range(8):
+        name, right = (
+            tile(picture, number)[4:18, 6:90],
+            tile(picture, number)[TILE_PX // 2 - 8 : TILE_PX // 2 + 8, 4:18],
+        )
+        assert (name.min(axis=2) > 200).sum() > 60
+        assert (right.min(axis=2) > 200).sum() > 8
+    names = [tile(picture, number)[4:18, 6:110] for number in range(8)]
+    assert all(not np.array_equal(a, b) for i, a in enumerate(names) for b in names[:i])
+
+
 LEFT_UPPER, LEFT_LOWER, RIGHT_UPPER, RIGHT_MIDDLE, RIGHT_LOWER = LOBES
 CORONAL = 6
+
+
+@pytest.mark.parametrize("caption", ["plain", "größer", "肺炎 12"])
+def test_any_caption_can_be_written(caption, phantom, tmp_path):
+    maps = (phantom.lungs, phantom.lobes, phantom.lesions)
+    write_overlay(phantom.scan, *maps, tmp_path / "a.png", caption=caption)
+    with Image.open(tmp_path / "a.png") as picture:
+        line = np.array(picture).astype(int)[2 * TILE_PX + 4 : 2 * TILE_PX + 20]
+    assert (line.min(axis=2) > 150).sum() > 200
 
 
 def test_the_patients_right_is_at_the_left_of_the_picture(picture):

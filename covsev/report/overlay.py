@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 from covsev.labels import DISCLAIMER, LESIONS, LOBES, LUNG_WINDOW_HU, Label
@@ -17,8 +17,10 @@ from covsev.scan import Scan, canonical_spacing_mm, replacing, to_canonical
 _TILE_PX = 300
 _AXIAL, _CORONAL = 6, 2
 _COLUMNS = 4
-_CAPTION_PX = 44
+_CAPTION_PX = 48
+_TEXT_PX = 13
 _LESION_OPACITY = 0.45
+_WHITE = (255, 255, 255)
 
 
 def write_overlay(
@@ -32,7 +34,8 @@ def write_overlay(
 ) -> None:
     """Write a PNG of axial slices, the one with most lesion among them, and coronal slices.
 
-    Slices are shown as radiologists see them: the patient's right at the left, the front at the top.
+    Slices are shown as radiologists see them: the patient's right at the left, marked R, the front or the head at the
+    top. Each says its number, counted from the feet (axial) or from the front (coronal), as on the page.
 
     Args:
         scan: the scan.
@@ -46,7 +49,8 @@ def write_overlay(
     coronal = _levels(lung_map, lesion_map, axis=1, count=_CORONAL)
     tiles = [_tile(hu[:, :, z], lobe_map[:, :, z], lesion_map[:, :, z], (x_mm, y_mm)) for z in axial]
     tiles += [_tile(hu[:, y, ::-1], lobe_map[:, y, ::-1], lesion_map[:, y, ::-1], (x_mm, z_mm)) for y in coronal]
-    picture = _sheet(tiles, caption)
+    names = [f"axial {z + 1} of {hu.shape[2]}" for z in axial] + [f"coronal {y + 1} of {hu.shape[1]}" for y in coronal]
+    picture = _sheet(tiles, names, caption)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
 
@@ -85,21 +89,27 @@ def _tile(
     return square
 
 
-def _sheet(tiles: Sequence[Image.Image], caption: str) -> Image.Image:
+def _sheet(tiles: Sequence[Image.Image], names: Sequence[str], caption: str) -> Image.Image:
     rows = -(-len(tiles) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE_PX, rows * _TILE_PX + _CAPTION_PX))
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % _COLUMNS * _TILE_PX, i // _COLUMNS * _TILE_PX))
     draw = ImageDraw.Draw(sheet)
-    top = rows * _TILE_PX + 6
-    draw.text((8, top), f"{caption}   {DISCLAIMER}", fill=(255, 255, 255))
+    draw.font = ImageFont.load_default(_TEXT_PX)
+    for i, (tile, name) in enumerate(zip(tiles, names, strict=True)):
+        left, top = i % _COLUMNS * _TILE_PX, i // _COLUMNS * _TILE_PX
+        sheet.paste(tile, (left, top))
+        draw.text((left + 6, top + 4), name, fill=_WHITE)
+        draw.text((left + 6, top + _TILE_PX // 2), "R", fill=_WHITE, anchor="lm")
+    top = rows * _TILE_PX + 5
+    line = f"{caption}   {DISCLAIMER}".encode("latin-1", "replace").decode("latin-1")
+    font = draw.font if line.isascii() else ImageFont.load_default_imagefont()  # which has all of Latin-1
+    draw.text((8, top), line, fill=_WHITE, font=font)
     left = 8
     for label in (*LOBES, *LESIONS):
-        left = _legend(draw, label, left, top + 18)
+        left = _legend(draw, label, left, top + 21)
     return sheet
 
 
 def _legend(draw: ImageDraw.ImageDraw, label: Label, left: int, top: int) -> int:
-    draw.rectangle((left, top + 1, left + 10, top + 11), fill=label.rgb)
-    draw.text((left + 15, top), label.text, fill=(255, 255, 255))
-    return left + 30 + round(draw.textlength(label.text))
+    draw.rectangle((left, top + 3, left + 10, top + 13), fill=label.rgb)
+    draw.text((left + 15, top), label.text, fill=_WHITE)
+    return left + 34 + round(draw.textlength(label.text))
