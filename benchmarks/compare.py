@@ -73,12 +73,12 @@ def train(run: Run, stage: str, variant: Variant, fold: int) -> Path:
     settings = run.shared(folder) | {"fold": fold} | dict(variant.settings)
     if variant.semi is not None:
         start = train(run, stage, by_id(variant.semi), fold)
-        bundle_run([configs / "semi_train.yaml", *network_of(configs, variant)], settings | {"start": start})
+        bundle_run([configs / "semi_train.yaml", *network_of(stage, variant)], settings | {"start": start})
         return folder / "model.pt"
     settings |= {"epochs": run.epochs} | prior_of(run, stage, variant, fold)
     if variant.pretrained:
         settings["pretrained"] = pretrain(run)
-    bundle_run([configs / "train.yaml", *network_of(configs, variant)], settings)
+    bundle_run([configs / "train.yaml", *network_of(stage, variant)], settings)
     return folder / "model.pt"
 
 
@@ -92,7 +92,7 @@ def evaluate(run: Run, stage: str, variant: Variant, fold: int, *, true_prior: b
         if true_prior:
             settings["true_prior"] = True
         configs = BUNDLES[stage] / "configs"
-        bundle_run([configs / "inference.yaml", *network_of(configs, variant), configs / "evaluate.yaml"], settings)
+        bundle_run([configs / "inference.yaml", *network_of(stage, variant), configs / "evaluate.yaml"], settings)
     table = pd.read_csv(folder / "metrics.csv")
     return table[table["row"] == "case"]
 
@@ -107,11 +107,11 @@ def prior_of(run: Run, stage: str, variant: Variant, fold: int) -> dict[str, Any
         return {}
     single = by_id(variant.prior) if variant.prior else variant
     settings: dict[str, Any] = {"prior_checkpoint": train(run, SINGLE, single, fold)}
-    return settings | ({"prior_network": single.network} if single.network else {})
+    return settings | ({"prior_network": single.networks[SINGLE]} if SINGLE in single.networks else {})
 
 
-def network_of(configs: Path, variant: Variant) -> list[Path]:
-    return [configs / variant.network] if variant.network else []
+def network_of(stage: str, variant: Variant) -> list[Path]:
+    return [BUNDLES[stage] / "configs" / variant.networks[stage]] if stage in variant.networks else []
 
 
 def store(table: pd.DataFrame, path: Path) -> None:

@@ -4,10 +4,10 @@
     python benchmarks/cross_validate.py COVID_SEMISEG -o runs/lesion_cross_validation \
       --bundle bundles/covid_lesion_ct_segmentation --prior runs/cross_validation
 
-The second is the multi network, whose prior and first start are the single networks of the same folds. Each fold is
-trained twice, as the weights that ship were: InfNet first (fold<n>/infnet), then with its refinement from there. The
-first command takes four hours on two cores, the second two. What has a model.pt is not trained again, so the command
-can be stopped and started. Writes metrics.csv, a row a slice, and prints mean, SD and bootstrap interval over all.
+The first is the single network, each fold in two steps: InfNet (fold<n>/infnet), then with its refinement from there.
+It takes four hours on two cores. The second is the multi network, which is trained with the InfNet of the same fold as
+start and prior, and tested with the refined one as prior; one hour. What has a model.pt is not trained again, so a
+command can be stopped and started. Writes metrics.csv, a row a slice, and prints mean, SD and bootstrap interval.
 """
 
 from __future__ import annotations
@@ -43,27 +43,25 @@ def bundle_run(bundle: Path, configs: Sequence[str], settings: Mapping[str, Any]
     subprocess.run(command, check=True)
 
 
-def train(
-    bundle: Path, folder: Path, settings: Mapping[str, Any], *, prior: Path | None, first: Mapping[str, Any]
-) -> None:
-    """InfNet into ``folder/infnet``, then the refined InfNet from there into ``folder``.
+def train_refined(bundle: Path, folder: Path, settings: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """The single network: InfNet into ``folder/infnet``, then the refined InfNet from there into ``folder``.
 
     Args:
         settings: of both.
-        prior: folder of the single networks of the same fold, for the multi network.
         first: further settings of the first training.
     """
     infnet = folder / "infnet"
     if not (infnet / "model.pt").is_file():
-        start = {}
-        if prior is not None:
-            single = prior / "infnet" / "model.pt"
-            start = {"pretrained": single, "prior_checkpoint": single, "prior_network": INFNET}
-        bundle_run(bundle, ["train.yaml", INFNET], settings | {"output_dir": infnet} | start | first)
+        bundle_run(bundle, ["train.yaml", INFNET], {**settings, "output_dir": infnet, **first})
     start = {"pretrained": infnet / "model.pt", "epochs": REFINEMENT_EPOCHS}
-    if prior is not None:
-        start["prior_checkpoint"] = prior / "model.pt"
-    bundle_run(bundle, ["train.yaml"], settings | {"output_dir": folder} | start)
+    bundle_run(bundle, ["train.yaml"], {**settings, "output_dir": folder, **start})
+
+
+def train_multi(bundle: Path, folder: Path, settings: Mapping[str, Any], prior: Path) -> None:
+    """The multi network into ``folder``, with the InfNet in ``prior/infnet`` as its start and its prior in training."""
+    infnet = prior / "infnet" / "model.pt"
+    start = {"pretrained": infnet, "prior_checkpoint": infnet, "prior_network": INFNET}
+    bundle_run(bundle, ["train.yaml"], {**settings, "output_dir": folder, **start})
 
 
 def main() -> None:
@@ -87,7 +85,10 @@ def main() -> None:
         if not (folder / "model.pt").is_file():
             settings = {"dataset_dir": options.dataset_dir, "manifest": options.manifest, "fold": fold}
             first = {"uninfected_dir": options.uninfected_dir} if options.uninfected_dir else {}
-            train(options.bundle, folder, settings, prior=prior, first=first)
+            if prior:
+                train_multi(options.bundle, folder, settings, prior)
+            else:
+                train_refined(options.bundle, folder, settings, first)
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
         model = load_model(
             options.bundle,

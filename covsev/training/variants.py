@@ -25,7 +25,7 @@ class Variant:
         id: of its files.
         title: what a reader sees.
         stages: which networks are trained so: ``infection`` (single), ``lesion`` (multi).
-        network: configuration beside ``train.yaml`` that names another network, or ``None`` for the refined InfNet.
+        networks: by stage, the configuration beside ``train.yaml`` that names another network than the bundle's own.
         settings: overrides of ``train.yaml``.
         pretrained: whether it starts from the coach pretraining, not from ImageNet.
         semi: id of the variant that is trained on with pseudo labels, or ``None``.
@@ -35,7 +35,7 @@ class Variant:
     id: str
     title: str
     stages: tuple[str, ...] = (SINGLE, MULTI)
-    network: str | None = "network_infnet.yaml"
+    networks: Mapping[str, str] = field(default_factory=lambda: {SINGLE: "network_infnet.yaml"})
     settings: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     semi: str | None = None
@@ -50,14 +50,15 @@ VARIANTS = (
     Variant(
         "self_infnet_aug04", "Self-InfNet + augmentation 0.4", settings={"cutout_probability": 0.4}, pretrained=True
     ),
-    Variant("unet", "U-Net", network="network_unet.yaml", prior="infnet_aug04"),
-    Variant("covid_segnet", "COVID-SegNet", (SINGLE,), network="network_covid_segnet.yaml"),
+    Variant("unet", "U-Net", networks=dict.fromkeys((SINGLE, MULTI), "network_unet.yaml"), prior="infnet_aug04"),
+    Variant("covid_segnet", "COVID-SegNet", (SINGLE,), networks={SINGLE: "network_covid_segnet.yaml"}),
     Variant("semi_infnet", "Semi-InfNet", (SINGLE,), semi="infnet_aug04"),
-    Variant("refined_infnet", "InfNet + refinement", network=None, settings={"augment": False}),
+    Variant("refined_infnet", "InfNet + refinement", (SINGLE,), networks={}, settings={"augment": False}),
     Variant(
         "refined_infnet_aug04",
         "InfNet + refinement + augmentation 0.4",
-        network=None,
+        (SINGLE,),
+        networks={},
         settings={"cutout_probability": 0.4},
     ),
 )
