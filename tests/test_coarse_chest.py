@@ -8,7 +8,7 @@ import pytest
 from covsev.anatomy.coarse_chest import CoarseChest, CoarseGrid
 from covsev.anatomy.fissure_fit import Surfaces
 from covsev.anatomy.fissure_model import SPLINES, LungFrame
-from covsev.anatomy.lobe_division import bounding_box, divide_lungs
+from covsev.anatomy.lobe_division import bounding_box, divide_lungs, falling_forward
 from covsev.labels import LEFT_LOWER, LEFT_LUNG, LEFT_UPPER, RIGHT_LOWER, RIGHT_LUNG, RIGHT_MIDDLE, RIGHT_UPPER
 
 R, L = RIGHT_LUNG.id, LEFT_LUNG.id
@@ -82,3 +82,19 @@ def test_lungs_are_cut_at_the_surfaces_of_the_lungs_that_have_them():
     expected[1:9, 1:5, 12:18] = RIGHT_UPPER.id
     np.testing.assert_array_equal(lobes, expected)
     assert not divide_lungs(sides, (1.0, 1.0, 1.0), Surfaces({L: frame}, coefficients, {}))[:10].any()
+
+
+@pytest.mark.parametrize(
+    ("height", "middle", "expected"),
+    [
+        ([1, 2, 3, 4], 2, [1, 2, 3, 4]),  # as anatomy has it
+        ([5, 2, 3, 4], 2, [2, 2, 3, 4]),  # no wedge at the front
+        ([1, 9, 3, 2], 2, [1, 3, 3, 2]),  # behind the middle it may do what it likes
+        ([5, 4, 3, 2], 9, [2, 2, 2, 2]),  # a box before the middle
+        ([5, 4, 3, 2], 0, [5, 4, 3, 2]),
+    ],
+)
+def test_an_oblique_fissure_falls_from_the_middle_forward(height, middle, expected):
+    given = np.array([height, height], float)
+    np.testing.assert_array_equal(falling_forward(given, middle), [expected, expected])
+    np.testing.assert_array_equal(given, [height, height])

@@ -51,12 +51,26 @@ def _lobes_of(
         for start, count, mm in zip(starts, shape, spacing_mm, strict=True)
     )
     heights = {name: surfaces.height_mm(name, x, y) for name in FISSURES_OF[side]}
+    middle = int(np.searchsorted(y, surfaces.frames[side].centre_mm[1]))
+    for oblique in heights.keys() & {LEFT_OBLIQUE, RIGHT_OBLIQUE}:
+        heights[oblique] = falling_forward(heights[oblique], middle)
     below = {name: _below(height, z) for name, height in heights.items()}
     if side == LEFT_LUNG.id:
         return np.where(below[LEFT_OBLIQUE], np.uint8(LEFT_LOWER.id), np.uint8(LEFT_UPPER.id))
     lobes = np.where(below[RIGHT_HORIZONTAL], np.uint8(RIGHT_MIDDLE.id), np.uint8(RIGHT_UPPER.id))
     lobes[below[RIGHT_OBLIQUE]] = RIGHT_LOWER.id
     return lobes
+
+
+def falling_forward(height_mm: NDArray[np.float64], middle: int) -> NDArray[np.float64]:
+    """The height (X, Y) of an oblique fissure that does not rise again from column ``middle`` forward (to lower Y).
+
+    A fit to few sheets may rise there, and would put a wedge of lower lobe before the others.
+    """
+    tamed = height_mm.copy()
+    forward = tamed[:, middle::-1]
+    np.minimum.accumulate(forward, axis=1, out=forward)
+    return tamed
 
 
 def _below(height_mm: NDArray[np.float64], z_mm: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ _COLUMNS = 4
 _CAPTION_PX = 48
 _TEXT_PX = 13
 _LESION_OPACITY = 0.45
-_WHITE = (255, 255, 255)
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 
 def write_overlay(
@@ -97,8 +97,8 @@ def _sheet(tiles: Sequence[Image.Image], names: Sequence[str], caption: str) -> 
     for i, (tile, name) in enumerate(zip(tiles, names, strict=True)):
         left, top = i % _COLUMNS * _TILE_PX, i // _COLUMNS * _TILE_PX
         sheet.paste(tile, (left, top))
-        draw.text((left + 6, top + 4), name, fill=_WHITE)
-        draw.text((left + 6, top + _TILE_PX // 2), "R", fill=_WHITE, anchor="lm")
+        for place, text in (((left + 6, top + 4), name), ((left + 6, top + _TILE_PX // 2 - 8), "R")):
+            draw.text(place, text, fill=_WHITE, stroke_width=2, stroke_fill=_BLACK)  # read on any grey
     top = rows * _TILE_PX + 5
     line = f"{caption}   {DISCLAIMER}".encode("latin-1", "replace").decode("latin-1")
     font = draw.font if line.isascii() else ImageFont.load_default_imagefont()  # which has all of Latin-1
