@@ -78,6 +78,10 @@ def main() -> None:
     )
     parser.add_argument("--unbounded", action="store_true", help="consolidation as the multi network alone divides it")
     options = parser.parse_args()
+    if (options.prior is None) != (options.bundle / "configs" / INFNET).is_file():
+        parser.error("--prior is for the bundle of the multi network, which needs it")
+    if options.prior and options.uninfected_dir:
+        parser.error("--uninfected-dir is for the single network")
     cases, groups = {}, {}
     for fold in range(FOLDS):
         folder = options.output / f"fold{fold}"

@@ -40,8 +40,8 @@ class SlicePreprocessing:
         hu_window: HU that become 0 and 1; values outside are clipped.
         network_size: (height, width) of the network's grid, multiples of 32.
         lung_margin_mm: margin around the bounding box of the lungs, to which slices are cropped.
-        slab_mm: thinner slices of a volume are seen together, as the mean of as many as are not thicker than this. What
-            is smoothed across slices needs not be computed in each. 0 for each slice by itself.
+        slab_mm: slices of a volume of which two or more fit into this are seen together, as the mean of as many as fit:
+            what is smoothed across slices needs not be computed in each. 0 for each slice by itself.
     """
 
     hu_window: tuple[float, float]
@@ -206,9 +206,10 @@ def load_model(
     find_device(device)
     config = Path(bundle) / "configs" / "inference.yaml"
     configs = [config] if network is None else [config, config.parent / network]
-    for path in configs:
-        if not path.is_file():
-            raise BundleError(f"{bundle}: not a covsev bundle, {path} is missing")
+    if not config.is_file():
+        raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
+    if not configs[-1].is_file():
+        raise BundleError(f"{configs[-1]}: there is no such configuration in the bundle")
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()

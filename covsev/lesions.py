@@ -65,8 +65,8 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs; thin ones as slabs of their mean, between
-    which its probability is interpolated. A voxel below ``min_consolidation_hu`` is
+    The network sees the axial slices that hold lung, cropped to the lungs; where two or more fit into ``slab_mm`` it sees
+    their mean, and its probability is interpolated between the middles of such slabs. A voxel below ``min_consolidation_hu`` is
     never called consolidation: the multi network, which learned from slices of unknown windows, would.
 
     Args:
@@ -103,8 +103,8 @@ def segment_lesions(
         denser &= hu > model.postprocessing.min_consolidation_hu
     labels = _zeros_like(lungs)
     to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
-    kept = _as_volume(np.stack(list(slabs.between(probability)))) if keep_probability else None
-    return LesionSegmentation(labels, _method(model, restrict_to_lungs), model.networks, box, kept, scan.affine)
+    kept = _as_volume(slabs.at_slices(probability)) if keep_probability else None
+    return LesionSegmentation(labels, _method(model, slabs, restrict_to_lungs), model.networks, box, kept, scan.affine)
 
 
 def _as_stack(volume: NDArray[_T]) -> NDArray[_T]:
@@ -133,12 +133,18 @@ class Slabs:
         """The slabs that hold the slices ``levels``, each once, ascending."""
         return np.unique(levels // self.size)
 
-    def mean(self, stack: NDArray[Any], slabs: NDArray[np.intp]) -> NDArray[Any]:
-        """(N, X, Y) mean of each of ``slabs`` of a stack (Z, X, Y); the slices themselves where a slab is one slice."""
+    def mean(self, hu: NDArray[Any], slabs: NDArray[np.intp], hu_window: tuple[float, float]) -> NDArray[Any]:
+        """(N, X, Y) mean within the window of each of ``slabs`` of a stack (Z, X, Y); single slices are left alone."""
         if self.size == 1:
-            return stack[slabs]  # type: ignore[no-any-return]
+            return hu[slabs]  # type: ignore[no-any-return]
+        low, high = hu_window  # padding of -3024 HU in one slice is no reason for black in its neighbour
         starts = (slabs * self.size).tolist()
-        return np.stack([stack[start : start + self.size].mean(axis=0, dtype=np.float32) for start in starts])
+        parts = [np.clip(hu[start : start + self.size], low, high) for start in starts]
+        return np.stack([part.mean(axis=0, dtype=np.float32) for part in parts])
+
+    def at_slices(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(Z, X, Y) of ``values`` (N, X, Y) of slabs, see :meth:`between`; the same array where a slab is one slice."""
+        return values if self.size == 1 else np.stack(list(self.between(values)))
 
     def between(self, values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """(X, Y) for each slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
@@ -156,7 +162,7 @@ def _find_infection(
     probability = np.zeros((-(-slabs.slices // slabs.size), *hu.shape[1:]), dtype=np.float32)
     on_grid: dict[int, Tensor] = {}
     for batch in _batches(slabs.of(levels), model.batch_size):
-        infection = model.infection(model.preprocessing(_as_volume(slabs.mean(hu, batch))))
+        infection = model.infection(_network_input(hu, slabs, batch, model))
         probability[batch] = model.postprocessing(infection, hu.shape[1:])[:, 0]
         if model.prior is not None:
             on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
@@ -170,10 +176,14 @@ def _find_consolidation(
     denser = np.zeros(hu.shape, dtype=bool)
     for batch in _batches(slabs.of(levels), model.batch_size):
         prior = torch.stack([priors[slab] for slab in batch.tolist()]).float()
-        kinds = model.predict_kinds(model.preprocessing(_as_volume(slabs.mean(hu, batch))), prior, hu.shape[1:])
+        kinds = model.predict_kinds(_network_input(hu, slabs, batch, model), prior, hu.shape[1:])
         for slab, (ground_glass, consolidation) in zip(batch.tolist(), kinds, strict=True):
             denser[slab * slabs.size : (slab + 1) * slabs.size] = consolidation > ground_glass
     return denser
+
+
+def _network_input(hu: NDArray[Any], slabs: Slabs, batch: NDArray[np.intp], model: LesionModel) -> Tensor:
+    return model.preprocessing(_as_volume(slabs.mean(hu, batch, model.preprocessing.hu_window)))
 
 
 def _batches(numbers: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
@@ -200,11 +210,11 @@ def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDA
     return labels
 
 
-def _method(model: LesionModel, restrict_to_lungs: bool) -> str:
+def _method(model: LesionModel, slabs: Slabs, restrict_to_lungs: bool) -> str:
     single = model.prior or model
     by_network = f"above {model.postprocessing.min_consolidation_hu:g} HU that {model.name} calls so"
-    slab_mm, smoothing_mm = model.preprocessing.slab_mm, model.postprocessing.axial_smoothing_mm
-    thin = f"thinner slices as slabs of up to {slab_mm:g} mm, " if slab_mm else ""
+    smoothing_mm = model.postprocessing.axial_smoothing_mm
+    thin = f"the mean of {slabs.size} slices each, " if slabs.size > 1 else ""
     rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else by_network
     return (
         f"infection: {single.name} at probability {model.postprocessing.threshold:g}, "

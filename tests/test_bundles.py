@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser, ckpt_export, verify_metadata, verify_net_
 from monai.bundle.reference_resolver import ReferenceResolver
 from PIL import Image
 
-from covsev.networks import InfNet
+from covsev.networks import RefinedInfNet
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SCHEMA = ROOT / "metadata_schema.json"
@@ -274,5 +274,5 @@ def test_two_processes_train_one_network(slices):
     assert done.stdout.count("Epoch[1] Complete") == 1, "the first process alone writes the log"
     content = torch.load(slices / "out" / "model.pt", weights_only=True)
     definition = read(folder / "inference.yaml")["network_def"]
-    network = InfNet(**{key: value for key, value in definition.items() if key != "_target_"})
+    network = RefinedInfNet(**{key: value for key, value in definition.items() if key != "_target_"})
     network.load_state_dict(content.get("network", content))

@@ -99,11 +99,11 @@ def test_slabs_hold_every_slice_once_and_give_a_ramp_back(slices, size):
     slabs = Slabs(slices, size)
     ramp = np.arange(slices, dtype=np.float32)[:, None, None] * np.ones((2, 3), np.float32)
     every = slabs.of(np.arange(slices))
-    means = slabs.mean(ramp, every)
+    means = slabs.mean(ramp, every, (-1100, 250))
     assert [float(mean[0, 0]) for mean in means] == [
         pytest.approx(np.arange(slices)[slab * size : (slab + 1) * size].mean()) for slab in every
     ]
-    found = np.stack(list(slabs.between(means)))
+    found = slabs.at_slices(means)
     assert found.shape == ramp.shape
     expected = np.clip(ramp, means[0, 0, 0], means[-1, 0, 0])  # before the first middle and after the last it stays
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -111,9 +111,16 @@ def test_slabs_hold_every_slice_once_and_give_a_ramp_back(slices, size):
 
 def test_a_slab_of_one_slice_is_that_slice():
     stack = np.arange(24, dtype=np.int16).reshape(4, 2, 3)
-    found = Slabs(4, 1).mean(stack, np.array([1, 3]))
+    found = Slabs(4, 1).mean(stack, np.array([1, 3]), (-1100, 250))
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, stack[[1, 3]])
+
+
+def test_padding_in_one_slice_does_not_blacken_its_neighbour():
+    stack = np.array([-3024, -200, 3000, 50], np.int16)[:, None, None]
+    found = Slabs(4, 2).mean(stack, np.array([0, 1]), (-1100, 250))
+    assert found.dtype == np.float32
+    assert found.ravel().tolist() == [(-1100 - 200) / 2, (250 + 50) / 2]
 
 
 class Counting(torch.nn.Module):
@@ -147,8 +154,8 @@ def test_thin_slices_are_seen_as_slabs_and_give_nearly_the_same_mask(bright_mode
     every, slabs = (result.labels > 0 for result in found)  # the toy network is led by noise, which slabs have less of
     assert 2 * np.count_nonzero(every & slabs) > 0.92 * (np.count_nonzero(every) + np.count_nonzero(slabs))
     assert not np.array_equal(every, slabs)
-    assert "slabs" not in found[0].method
-    assert "thinner slices as slabs of up to 2.5 mm, smoothed across slices by 3 mm" in found[1].method
+    assert "the mean of" not in found[0].method
+    assert "the mean of 2 slices each, smoothed across slices by 3 mm" in found[1].method
 
 
 def test_slabs_divide_infection_as_slices_do(bright_model):

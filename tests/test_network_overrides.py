@@ -92,7 +92,7 @@ def test_the_prior_may_be_of_another_network(tmp_path):
         torch.testing.assert_close(single(image), infnet.eval()(image), atol=1e-4, rtol=1e-4)
     with pytest.raises(BundleError, match=r"infnet\.pt: weights cannot be used"):
         load_model(INFECTION_BUNDLE, checkpoint=tmp_path / "infnet.pt")
-    with pytest.raises(BundleError, match=r"not a covsev bundle, .*network_nonsense\.yaml is missing"):
+    with pytest.raises(BundleError, match=r"network_nonsense\.yaml: there is no such configuration in the bundle"):
         load_model(INFECTION_BUNDLE, network="network_nonsense.yaml")
 
 

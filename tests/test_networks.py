@@ -266,7 +266,8 @@ def test_reverse_attention_looks_where_the_coarse_map_saw_nothing():
     torch.testing.assert_close(_not_lesion(multi), _not_lesion(single))
 
 
+@pytest.mark.parametrize("architecture", [InfNet, RefinedInfNet])
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 33)])
-def test_infnet_refuses_sides_that_are_no_multiples_of_32(height, width):
+def test_infnet_refuses_sides_that_are_no_multiples_of_32(architecture, height, width):
     with pytest.raises(ValueError, match=f"image sides must be multiples of 32; got {height} x {width}"):
-        InfNet("efficientnet_lite0", **SMALL)(_image(1, 1, height, width))
+        architecture("efficientnet_lite0", **SMALL)(_image(1, 1, height, width))

@@ -7,7 +7,16 @@ import math
 import pytest
 
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.variants import SINGLE, VARIANTS, Cell, comparison_table, fold_cell, paired_table, replace_between
+from covsev.training.variants import (
+    MULTI,
+    SINGLE,
+    VARIANTS,
+    Cell,
+    comparison_table,
+    fold_cell,
+    paired_table,
+    replace_between,
+)
 
 HEADER = "row,name,infection_dice,infection_jaccard,infection_sensitivity,infection_specificity,infection_mae"
 
@@ -89,4 +98,5 @@ def test_every_variant_names_what_there_is():
         assert {variant.semi, variant.prior} - {None} <= set(ids)
         for stage in variant.stages:
             bundle = INFECTION_BUNDLE if stage == SINGLE else LESION_BUNDLE
-            assert variant.network is None or (bundle / "configs" / variant.network).is_file()
+            assert stage not in variant.networks or (bundle / "configs" / variant.networks[stage]).is_file()
+        assert set(variant.networks) <= {SINGLE, MULTI}

@@ -1,7 +1,7 @@
 """InfNet with a refinement: its answer on a quarter of the pixels instead of one in 64.
 
 InfNet draws S_3 at 1/8 of the image's side and leaves the rest to bilinear interpolation. On 256 x 256 pixels that is a
-map of 32 x 32, and even the true mask, brought to that grid and back, loses an eighth of its Dice
+map of 32 x 32, and even the true mask, brought to that grid and back, loses 0.15 of its Dice
 (docs/results.md). The refinement takes S_3 and the encoder's features at 1/4 and 1/2, and corrects S_3's borders.
 """
 
