@@ -65,9 +65,10 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs; where two or more fit into ``slab_mm`` it sees
-    their mean, and its probability is interpolated between the middles of such slabs. A voxel below ``min_consolidation_hu`` is
-    never called consolidation: the multi network, which learned from slices of unknown windows, would.
+    The network sees the axial slices that hold lung, cropped to the lungs; where two or more fit into ``slab_mm`` it
+    sees their mean, and its probability is interpolated between the middles of such slabs. A voxel below
+    ``min_consolidation_hu`` is never called consolidation: the multi network, which learned from slices of unknown
+    windows, would.
 
     Args:
         scan: the scan.

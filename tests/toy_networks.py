@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
@@ -18,3 +20,16 @@ def randomise(network, seed=0):
             module.running_mean.uniform_(-0.2, 0.2, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     return network.eval()
+
+
+class AllConsolidation(torch.nn.Module):
+    """A multi network that calls every pixel consolidation."""
+
+    def forward(self, both):
+        return torch.tensor([0.0, -1.0, 1.0])[None, :, None, None].expand(len(both), 3, *both.shape[2:])
+
+
+def consolidating(bright_model, **bounds):
+    """A multi model of :class:`AllConsolidation` with the bright model as its prior."""
+    bounded = dataclasses.replace(bright_model.postprocessing, **bounds)
+    return dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)

@@ -1,7 +1,8 @@
 """Labelled volumes and stacks of slices as the 2-D slices that the training chains read.
 
-Volumes go the way that serving goes: canonical axes, the HU window, cropped to the box of the lungs; but thin slices are
-taken one by one, not as slabs. What comes out is 8-bit, like the slices of the 2-D datasets, so that both go through one chain from there on.
+Volumes go the way that serving goes: canonical axes, the HU window, cropped to the box of the lungs; but thin slices
+are taken one by one, not as slabs. What comes out is 8-bit, like the slices of the 2-D datasets, so that both go
+through one chain from there on.
 """
 
 from __future__ import annotations
