@@ -92,9 +92,7 @@ def segment_lesions(
     slabs = Slabs(len(hu), model.preprocessing.slices_per_slab(spacing_mm[2]))
     probability, priors = _find_infection(hu, slabs, levels, model)
     _smooth_across(probability, model.postprocessing.axial_smoothing_mm / (slabs.size * spacing_mm[2]))
-    infected = np.empty(hu.shape, dtype=bool)
-    for level, values in enumerate(slabs.between(probability)):
-        np.greater_equal(values, model.postprocessing.threshold, out=infected[level])
+    infected = np.stack([values >= model.postprocessing.threshold for values in slabs.between(probability)])
     if restrict_to_lungs:
         infected &= sides > 0
     if model.prior is None:
