@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 
 import pandas as pd
 
+from covsev.bundle_run import run_configs
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.folds import FOLDS
 from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
@@ -48,19 +46,12 @@ class Run:
         return names | {"network_size": [self.size, self.size]}
 
 
-def bundle_run(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
-    subprocess.run(command, check=True)
-
-
 def pretrain(run: Run) -> Path:
     """The coach game over the unlabelled slices alone, so that all folds share it."""
     folder = run.output / "pretrain"
     if not (folder / "inpainter.pt").is_file():
         settings = {"total_epochs": run.pretraining_epochs, "datalist": "$@slicing(@unlabelled)"}
-        bundle_run([BUNDLES[SINGLE] / "configs" / "pretrain.yaml"], run.shared(folder) | settings)
+        run_configs([BUNDLES[SINGLE] / "configs" / "pretrain.yaml"], run.shared(folder) | settings)
     return folder / "inpainter.pt"
 
 
@@ -73,12 +64,12 @@ def train(run: Run, stage: str, variant: Variant, fold: int) -> Path:
     settings = run.shared(folder) | {"fold": fold} | dict(variant.settings)
     if variant.semi is not None:
         start = train(run, stage, by_id(variant.semi), fold)
-        bundle_run([configs / "semi_train.yaml", *network_of(stage, variant)], settings | {"start": start})
+        run_configs([configs / "semi_train.yaml", *network_of(stage, variant)], settings | {"start": start})
         return folder / "model.pt"
     settings |= {"epochs": run.epochs} | prior_of(run, stage, variant, fold)
     if variant.pretrained:
         settings["pretrained"] = pretrain(run)
-    bundle_run([configs / "train.yaml", *network_of(stage, variant)], settings)
+    run_configs([configs / "train.yaml", *network_of(stage, variant)], settings)
     return folder / "model.pt"
 
 
@@ -92,7 +83,7 @@ def evaluate(run: Run, stage: str, variant: Variant, fold: int, *, true_prior: b
         if true_prior:
             settings["true_prior"] = True
         configs = BUNDLES[stage] / "configs"
-        bundle_run([configs / "inference.yaml", *network_of(stage, variant), configs / "evaluate.yaml"], settings)
+        run_configs([configs / "inference.yaml", *network_of(stage, variant), configs / "evaluate.yaml"], settings)
     table = pd.read_csv(folder / "metrics.csv")
     return table[table["row"] == "case"]
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
+from covsev.bundle_run import run_configs
 from covsev.lesion_model import load_model
 from covsev.options import INFECTION_BUNDLE
 from covsev.runtime import RUNTIMES
@@ -35,14 +34,6 @@ INFNET = "network_infnet.yaml"
 REFINEMENT_EPOCHS = 40
 
 
-def bundle_run(bundle: Path, configs: Sequence[str], settings: Mapping[str, Any]) -> None:
-    files = [str(bundle / "configs" / name) for name in configs]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
-    for name, value in settings.items():
-        command += [f"--{name}", str(value)]
-    subprocess.run(command, check=True)
-
-
 def train_refined(bundle: Path, folder: Path, settings: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     """The single network: InfNet into ``folder/infnet``, then the refined InfNet from there into ``folder``.
 
@@ -50,18 +41,21 @@ def train_refined(bundle: Path, folder: Path, settings: Mapping[str, Any], first
         settings: of both.
         first: further settings of the first training.
     """
-    infnet = folder / "infnet"
+    configs, infnet = bundle / "configs", folder / "infnet"
     if not (infnet / "model.pt").is_file():
-        bundle_run(bundle, ["train.yaml", INFNET], {**settings, "output_dir": infnet, **first})
+        run_configs(
+            [bundle / "configs" / "train.yaml", bundle / "configs" / INFNET],
+            {**settings, "output_dir": infnet, **first},
+        )
     start = {"pretrained": infnet / "model.pt", "epochs": REFINEMENT_EPOCHS}
-    bundle_run(bundle, ["train.yaml"], {**settings, "output_dir": folder, **start})
+    run_configs([configs / "train.yaml"], {**settings, "output_dir": folder, **start})
 
 
 def train_multi(bundle: Path, folder: Path, settings: Mapping[str, Any], prior: Path) -> None:
     """The multi network into ``folder``, with the InfNet in ``prior/infnet`` as its start and its prior in training."""
     infnet = prior / "infnet" / "model.pt"
     start = {"pretrained": infnet, "prior_checkpoint": infnet, "prior_network": INFNET}
-    bundle_run(bundle, ["train.yaml"], {**settings, "output_dir": folder, **start})
+    run_configs([bundle / "configs" / "train.yaml"], {**settings, "output_dir": folder, **start})
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""What the bundles' configurations call, besides networks and training: checks, and inference over a folder."""
+"""Running bundles, and what their configurations call besides networks and training: checks, a folder's inference."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,21 @@ from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_label
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _log = logging.getLogger(__name__)
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------
+
+
+def run_configs(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
+    """``python -m monai.bundle run`` of ``configs``, read together, with ``settings`` as overrides; its own process.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
+    for name, value in settings.items():
+        command += [f"--{name}", str(value)]
+    subprocess.run(command, check=True)  # noqa: S603  the caller's own words
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def segment_lesions(
     else:
         denser = _find_consolidation(hu, slabs, levels[infected[levels].any(axis=(1, 2))], model, priors)
         denser &= hu > model.postprocessing.min_consolidation_hu
-    labels = _zeros_like(lungs)
+    labels = np.zeros_like(lungs)
     to_canonical(labels, scan.affine)[box] = _as_volume(lesion_labels(infected, denser))
     kept = _as_volume(slabs.at_slices(probability)) if keep_probability else None
     return LesionSegmentation(labels, _method(model, slabs, restrict_to_lungs), model.networks, box, kept, scan.affine)
@@ -194,12 +194,6 @@ def _smooth_across(probability: NDArray[np.float32], sd: float) -> None:
     """Smooth (N, X, Y) in place along its first axis; beyond the ends it goes on as it is there."""
     if sd > 0:
         gaussian_filter1d(probability, sd, axis=0, mode="nearest", output=probability)
-
-
-def _zeros_like(labels: NDArray[_T]) -> NDArray[_T]:
-    """Zeros that lie in memory as ``labels`` do; the system gives them when they are first touched."""
-    order: Any = "F" if labels.flags.f_contiguous else "C"
-    return np.zeros(labels.shape, labels.dtype, order=order)
 
 
 def lesion_labels(infected: NDArray[np.bool_], denser: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from PIL import Image
 from covsev import labels
 from covsev.assessment import assess
 from covsev.batch import assess_directory
-from covsev.bundle_run import assess_scans, refuse_unknown_overrides, segment_directory
+from covsev.bundle_run import assess_scans, refuse_unknown_overrides, run_configs, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
 from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, Options
@@ -179,3 +179,16 @@ def test_an_unexpected_error_does_not_end_the_run(tmp_path, bright_model, monkey
     monkeypatch.setattr("covsev.bundle_run.segment_slice", fail)
     with pytest.raises(ScanError, match="1 of 1 failed: ZeroDivisionError: odd"):
         segment_directory(tmp_path, tmp_path / "out", bright_model)
+
+
+def test_configurations_are_read_together_with_the_settings_as_overrides(tmp_path):
+    first, second, written = tmp_path / "first.yaml", tmp_path / "second.yaml", tmp_path / "written"
+    first.write_text(
+        "imports: [$from pathlib import Path]\ntarget: null\nfirst: 1\nlast: 1\ninitialize: []\n"
+        "run: ['$Path(@target).write_text(str([@first, @last]))']\n"
+    )
+    second.write_text("first: 2\n")
+    run_configs([first, second], {"target": written, "last": 3})
+    assert written.read_text() == "[2, 3]"
+    with pytest.raises(subprocess.CalledProcessError):
+        run_configs([first], {"target": tmp_path / "missing" / "written"})

@@ -211,19 +211,13 @@ class InfNet(nn.Module):
         outputs = self.all_outputs(image)
         if self.deep_supervision:
             return outputs
-        return outputs.s3
+        return outputs[0]
 
-    def all_outputs(self, image: Tensor) -> InfNetOutput:
+    # A refined InfNet has more outputs, its answer first; so this return type stays open, too.
+    def all_outputs(self, image: Tensor):
         """All five outputs of :meth:`forward`, whatever ``deep_supervision`` says."""
         require_sides(image)
-        maps = self.decode(self.backbone(image)).maps
-        return InfNetOutput(
-            _resize_to(maps.s3, image),
-            _resize_to(maps.s4, image),
-            _resize_to(maps.s5, image),
-            _resize_to(maps.sg, image),
-            _resize_to(maps.edge, image),
-        )
+        return at_size_of(image, self.decode(self.backbone(image)).maps)
 
     def decode(self, features: list[Tensor]) -> Decoded:
         """All outputs of the encoder's five feature maps, each on the grid on which it is drawn."""
@@ -246,6 +240,17 @@ def require_sides(image: Tensor) -> None:
     height, width = image.shape[-2:]
     if height % 32 != 0 or width % 32 != 0:
         raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
+
+
+def at_size_of(image: Tensor, maps: InfNetOutput) -> InfNetOutput:
+    """All outputs at the size of ``image``."""
+    return InfNetOutput(
+        _resize_to(maps.s3, image),
+        _resize_to(maps.s4, image),
+        _resize_to(maps.s5, image),
+        _resize_to(maps.sg, image),
+        _resize_to(maps.edge, image),
+    )
 
 
 def _double(x: Tensor) -> Tensor:

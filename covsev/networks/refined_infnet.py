@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from covsev.networks.infnet import InfNet, _resize_to, require_sides
+from covsev.networks.infnet import InfNet, _resize_to, at_size_of, require_sides
 
 
 class RefinedInfNetOutput(NamedTuple):
@@ -112,26 +112,11 @@ class RefinedInfNet(InfNet):
         at2, at4 = self.backbone.channels[:2]
         self.refinement = Refinement((at2, at4), decoder_channels, out_channels, refinement_channels)
 
-    def forward(self, image: Tensor):
-        """Segment ``image`` (B, in_channels, H, W), values in [0, 1], H and W multiples of 32.
-
-        Returns:
-            S_1 logits (B, out_channels, H, W), or :class:`RefinedInfNetOutput` with ``deep_supervision``.
-
-        Raises:
-            ValueError: if a side is not a multiple of 32.
-        """
+    def all_outputs(self, image: Tensor) -> RefinedInfNetOutput:
+        """All six outputs, S_1 first, whatever ``deep_supervision`` says."""
         require_sides(image)
         features = self.backbone(image)
         maps, context = self.decode(features)
         s1 = _resize_to(self.refinement(features[0], features[1], context, maps.s3), image)
-        if self.deep_supervision:
-            return RefinedInfNetOutput(
-                s1,
-                _resize_to(maps.s3, image),
-                _resize_to(maps.s4, image),
-                _resize_to(maps.s5, image),
-                _resize_to(maps.sg, image),
-                _resize_to(maps.edge, image),
-            )
-        return s1
+        s3, s4, s5, sg, edge = at_size_of(image, maps)
+        return RefinedInfNetOutput(s1, s3, s4, s5, sg, edge)
