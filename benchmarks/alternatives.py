@@ -31,7 +31,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
-from torch import Tensor
 
 from covsev.lesion_model import LesionModel, load_model, resize_slices
 from covsev.lesions import label_slice, lesion_labels, slice_probability
@@ -40,6 +39,7 @@ from covsev.training.evaluation import read_grey, read_labels
 from covsev.training.folds import FOLDS
 from covsev.training.manifests import load_datalist
 from covsev.training.metrics import case_metrics, lesion_metrics
+from covsev.training.orientations import mean_over_orientations
 
 GRIDS = (256, 352)
 ANSWER_GRIDS = (32, 64, 128)
@@ -50,27 +50,16 @@ SHARES = (0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01)
 KINDS = ["ground_glass", "consolidation"]
 
 
-def turned(image: Tensor) -> Iterator[tuple[Tensor, int, bool]]:
-    """The eight orientations of an image (1, 1, H, W), with what was done."""
-    for quarters in range(4):
-        for mirrored in (False, True):
-            result = torch.rot90(image, quarters, (2, 3))
-            yield (result.flip(3) if mirrored else result), quarters, mirrored
-
-
 @torch.inference_mode()
 def probabilities(model: LesionModel, grey: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Infection probability (H, W) of a slice, as it ships and by each alternative."""
     image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
     size = (grey.shape[0], grey.shape[1])
-    flips = []
-    for view, quarters, mirrored in turned(model.preprocessing.resize(image)):
-        found = model.infection(view)
-        flips.append(torch.rot90(found.flip(3) if mirrored else found, -quarters, (2, 3)))
+    resized = model.preprocessing.resize(image)
     grids = [resize_slices(model.infection(resize_slices(image, (side, side))), size) for side in GRIDS]
     maps = {
-        "as it ships": model.postprocessing(flips[0], size),
-        "mean over flips and turns": model.postprocessing(torch.stack(flips).mean(0), size),
+        "as it ships": model.postprocessing(model.infection(resized), size),
+        "mean over flips and turns": model.postprocessing(mean_over_orientations(model.infection, resized), size),
         "mean over grids": torch.stack(grids).mean(0).clamp(0, 1).numpy(),
     }
     return {name: np.asarray(found[0, 0]) for name, found in maps.items()}

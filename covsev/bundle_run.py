@@ -47,9 +47,10 @@ def run_configs(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
 
 
 def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
-    """Stop a ``python -m monai.bundle run`` whose override names nothing in the configuration.
+    """Stop a ``python -m monai.bundle run`` whose override names nothing in the configuration, or answers in its words.
 
-    MONAI adds an unknown ``--datset_dir`` to the configuration, runs on the default, and exits with 0.
+    MONAI adds an unknown ``--datset_dir`` to the configuration, runs on the default, and exits with 0. It reads
+    ``--true_prior false`` as a text, which counts as true.
 
     Args:
         arguments: the command line's, without the program; ``sys.argv`` if not given.
@@ -62,8 +63,12 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
         return  # not started by the command line
     parser = ConfigParser()
     parser.read_config([path.strip(" '\"") for path in options["config_file"].strip("[]").split(",")])
-    for name in options:
-        if name in inspect.signature(run).parameters or name in parser:
+    for name, value in options.items():
+        if name in inspect.signature(run).parameters:
+            continue
+        if name in parser:
+            if isinstance(parser[name], bool) and value not in ("True", "False"):
+                raise BundleError(f"--{name} must be True or False, with a capital; got {value or 'nothing'}")
             continue
         known = sorted(key for key in parser.get() if not key.startswith("_"))
         raise BundleError(f"--{name} is not in the configuration; it has {', '.join(known)}")

@@ -20,7 +20,7 @@ from covsev.batch import assess_directory
 from covsev.bundle_run import assess_scans, refuse_unknown_overrides, run_configs, segment_directory
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
-from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, Options
+from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, LESION_BUNDLE, Options
 from covsev.scan import load_scan
 
 SEVERITY = str(INFECTION_BUNDLE.with_name("covid_severity_ct") / "configs" / "inference.yaml")
@@ -95,6 +95,7 @@ def test_monai_bundle_run_refuses_what_monai_lets_pass(overrides, message, tmp_p
         ("run", "--config_file", INFERENCE, "--threshold", "0.4", "--network_def#backbone", "res2net50"),
         ("run", f"--config_file=['{INFERENCE}']", "--network_def::backbone=res2net50"),
         ("run", "--config_file", INFERENCE, "--logging_file", "none"),
+        ("run", "--config_file", str(LESION_BUNDLE / "configs" / "evaluate.yaml"), "--true_prior", "True"),
         ("severity", "scans"),
     ],
 )
@@ -106,6 +107,16 @@ def test_known_overrides_pass(arguments):
 def test_unknown_overrides_are_refused(name):
     with pytest.raises(BundleError, match=rf"--{name} is not in the configuration; it has .*threshold"):
         refuse_unknown_overrides(("run", "--config_file", INFERENCE, f"--{name}", "1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [(("--true_prior", "false"), "false"), (("--true_prior=1",), "1"), (("--true_prior",), "nothing")],
+)
+def test_a_yes_or_no_that_would_be_read_as_text_is_refused(arguments, given):
+    evaluate = LESION_BUNDLE / "configs" / "evaluate.yaml"
+    with pytest.raises(BundleError, match=f"--true_prior must be True or False, with a capital; got {given}"):
+        refuse_unknown_overrides(("run", "--config_file", str(evaluate), *arguments))
 
 
 def test_the_bundle_run_gives_the_unrestricted_mask(small_scan, tmp_path, bright_model):

@@ -18,7 +18,7 @@ from toy_slices import SIDE, run_configs, write_toy_dataset
 from covsev.lesion_model import LesionModel, SlicePostprocessing, SlicePreprocessing
 from covsev.lesions import slice_probability
 from covsev.networks import InfNetOutput
-from covsev.training.fine_tuning import FineTuning
+from covsev.training.fine_tuning import DrawnEachEpoch, FineTuning
 from covsev.training.losses import SegmentationLoss, SingleOutputLoss
 from covsev.training.manifests import load_datalist
 from covsev.training.pseudo_labels import Labelling, brighten, confidence, train_progressively
@@ -226,6 +226,23 @@ def test_numbers_out_of_range_are_refused(name, value, bounds):
         Labelling(SIZE, **{name: value})
 
 
+def test_a_label_can_be_the_mean_over_all_orientations(data):
+    grey = np.asarray(Image.open(data["unlabelled"][0]["image"]))
+    network = _Tiny().eval()
+    with torch.no_grad():
+        network.conv.weight[0, 0, 0, 2] = 5  # it sees up and right otherwise than down and left
+    turned = Labelling(SIZE, all_orientations=True)
+    upside_down = turned.probability(network, grey[::-1].copy())[::-1]
+    np.testing.assert_allclose(upside_down, turned.probability(network, grey), atol=1e-5)
+    plain = Labelling(SIZE)
+    assert np.abs(plain.probability(network, grey[::-1].copy())[::-1] - plain.probability(network, grey)).max() > 0.01
+
+
+def test_a_grid_that_cannot_be_turned_is_refused():
+    with pytest.raises(ValueError, match=r"all_orientations needs a square network_size; got \(32, 64\)"):
+        Labelling((32, 64), all_orientations=True)
+
+
 # ---- fine-tuning -----------------------------------------------------------------------------------------------
 
 
@@ -252,6 +269,28 @@ def test_diverged_training_is_refused(data):
     loss = SingleOutputLoss(lambda logits, target: logits.mean() * float("nan"))
     with pytest.raises(FloatingPointError, match=r"training diverged at learning_rate 0\.05"):
         _fine_tuning(loss=loss)(data["labelled"], epochs=1, seed=0)
+
+
+def test_every_epoch_has_the_first_records_and_others_of_the_further_ones():
+    order = DrawnEachEpoch(3, 20, 5)
+    torch.manual_seed(0)
+    epochs = [list(order) for _ in range(2)]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == len(order) == 8
+        assert {0, 1, 2} < set(epoch) <= set(range(23))
+    assert set(epochs[0]) != set(epochs[1])
+    assert epochs[0][:3] != [0, 1, 2], "shuffled together"
+
+
+@pytest.mark.parametrize(("drawn", "length"), [(None, 5), (9, 5), (0, 2)])
+def test_no_more_is_drawn_than_there_is(drawn, length):
+    order = DrawnEachEpoch(2, 3, drawn)
+    assert len(list(order)) == len(order) == length
+
+
+def test_a_negative_draw_is_refused():
+    with pytest.raises(ValueError, match="drawn must be 0 or more; got -1"):
+        DrawnEachEpoch(2, 3, -1)
 
 
 # ---- the rounds ------------------------------------------------------------------------------------------------
@@ -284,7 +323,8 @@ class _Recorder:
     def numbers(self):
         return {}
 
-    def __call__(self, records, *, epochs, seed):
+    def __call__(self, records, further, *, epochs, seed):
+        records = [*records, *further]
         self.calls.append(([Path(r["image"]).name for r in records], [r["infection"] for r in records], epochs))
         return {name: value + 0.01 for name, value in self.network.state_dict().items()}
 
@@ -331,10 +371,10 @@ def test_doubtful_slices_are_labelled_but_not_used(data, start, tmp_path):
 class _Interrupted(FineTuning):
     """Breaks down in its second round."""
 
-    def __call__(self, records, *, epochs, seed):
+    def __call__(self, records, further=(), *, epochs, seed):
         if seed == 20_000:
             raise KeyboardInterrupt
-        return super().__call__(records, epochs=epochs, seed=seed)
+        return super().__call__(records, further, epochs=epochs, seed=seed)
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, start, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter, lt
 from typing import Any
@@ -14,9 +14,40 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler, StatsHandler
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from covsev.training.averaging import WeightAverage
 from covsev.training.resuming import ReseedEachEpoch
+
+Record = Mapping[str, Any]
+
+
+class DrawnEachEpoch(Sampler[int]):
+    """Shuffles the first ``always`` items and ``drawn`` of the next ``further`` ones, drawn anew for each epoch.
+
+    Args:
+        always: items of every epoch.
+        further: items to draw from.
+        drawn: how many; ``None``, or more than there are, takes all.
+
+    Raises:
+        ValueError: if ``drawn`` is negative.
+    """
+
+    def __init__(self, always: int, further: int, drawn: int | None = None):
+        if drawn is not None and drawn < 0:
+            raise ValueError(f"drawn must be 0 or more; got {drawn}")
+        self.always = always
+        self.further = further
+        self.drawn = further if drawn is None else min(drawn, further)
+
+    def __len__(self) -> int:
+        return self.always + self.drawn
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = self.always + torch.randperm(self.further)[: self.drawn]
+        items = torch.cat((torch.arange(self.always), drawn))
+        yield from items[torch.randperm(len(items))].tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +63,7 @@ class FineTuning:
         learning_rate: the highest one.
         weight_decay: of AdamW.
         ema_momentum: of the running average, per iteration.
+        drawn_per_epoch: how many of the further records an epoch sees, drawn anew each time; ``None`` for all.
     """
 
     network: nn.Module
@@ -42,25 +74,35 @@ class FineTuning:
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     ema_momentum: float = 0.01
+    drawn_per_epoch: int | None = None
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """The numbers that decide the result, by name."""
-        names = ("batch_size", "learning_rate", "weight_decay", "ema_momentum")
+        names = ("batch_size", "learning_rate", "weight_decay", "ema_momentum", "drawn_per_epoch")
         return {name: getattr(self, name) for name in names}
 
-    def __call__(self, records: Sequence[Mapping[str, Any]], *, epochs: int, seed: int) -> dict[str, Tensor]:
-        """Train on ``records``, each with the paths ``image`` and ``infection``; returns the averaged state dict.
+    def __call__(
+        self, records: Sequence[Record], further: Sequence[Record] = (), *, epochs: int, seed: int
+    ) -> dict[str, Tensor]:
+        """Train on records with ``image`` and ``infection``, each a path or an array; returns the averaged state dict.
+
+        Args:
+            records: seen in every epoch.
+            further: of which ``drawn_per_epoch`` are seen in an epoch.
+            epochs: how long.
+            seed: of the order, the draw and the augmentation.
 
         Raises:
-            ValueError: if there are fewer records than a batch has.
+            ValueError: if an epoch has fewer records than a batch.
             FloatingPointError: if the weights become infinite or undefined.
         """
-        if len(records) < self.batch_size:
-            raise ValueError(f"{len(records)} slices are fewer than a batch of {self.batch_size}")
+        order = DrawnEachEpoch(len(records), len(further), self.drawn_per_epoch)
+        if len(order) < self.batch_size:
+            raise ValueError(f"{len(order)} slices are fewer than a batch of {self.batch_size}")
         set_determinism(seed)
-        data = [{key: record[key] for key in ("image", "infection")} for record in records]
+        data = [{key: record[key] for key in ("image", "infection")} for record in (*records, *further)]
         dataset = CacheDataset(data, self.preprocessing, progress=False)
-        loader = DataLoader(dataset, batch_size=self.batch_size, shuffle=True, drop_last=True)
+        loader = DataLoader(dataset, batch_size=self.batch_size, sampler=order, drop_last=True)
         ema = WeightAverage(self.network, momentum=self.ema_momentum)
         self._trainer(loader, epochs, [ema, ReseedEachEpoch(loader, seed)]).run()
         state: dict[str, Tensor] = dict(ema.ema_model.state_dict())

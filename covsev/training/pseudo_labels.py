@@ -18,6 +18,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from covsev.lesion_model import resize_slices
 from covsev.scan import replacing
 from covsev.training.evaluation import read_grey
 from covsev.training.fine_tuning import FineTuning
+from covsev.training.orientations import mean_over_orientations
 from covsev.training.pseudo_schedule import ProgressiveSchedule, Stage
 
 Record = Mapping[str, Any]
@@ -50,15 +52,17 @@ class Labelling:
         threshold: probability from which a pixel is infected.
         minimum_confidence: slices whose :func:`confidence` is lower do not join the training set; 0 takes all.
         tissue_level: brightness, 0..1, to which dark slices are brightened, see :func:`brighten`; ``None`` for none.
+        all_orientations: take the mean over all eight flips and turns of a slice, which is better than the network is.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or ``network_size`` is to be turned and not square.
     """
 
     network_size: Sequence[int]
     threshold: float = 0.5
     minimum_confidence: float = 0.0
     tissue_level: float | None = None
+    all_orientations: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -67,16 +71,18 @@ class Labelling:
             raise ValueError(f"minimum_confidence must be in 0..1; got {self.minimum_confidence}")
         if self.tissue_level is not None and not _DARK <= self.tissue_level <= 1:
             raise ValueError(f"tissue_level must be in {_DARK}..1; got {self.tissue_level}")
+        if self.all_orientations and self.network_size[0] != self.network_size[1]:
+            raise ValueError(f"all_orientations needs a square network_size; got {tuple(self.network_size)}")
 
     @torch.no_grad()
     def probability(self, network: nn.Module, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Infection probability (H, W) of an 8-bit slice (H, W), as it is served; ``network`` in evaluation mode."""
         device = next(network.parameters()).device
         image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None].to(device)
-        outputs = network(resize_slices(image, (self.network_size[0], self.network_size[1])))
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs  # the finest of an InfNet's maps comes first
-        probability = resize_slices(torch.sigmoid(logits), (grey.shape[0], grey.shape[1])).clamp_(0, 1)
-        return probability[0, 0].float().cpu().numpy()
+        network_input = resize_slices(image, (self.network_size[0], self.network_size[1]))
+        predict = partial(_probability, network)
+        found = mean_over_orientations(predict, network_input) if self.all_orientations else predict(network_input)
+        return resize_slices(found, (grey.shape[0], grey.shape[1])).clamp_(0, 1)[0, 0].float().cpu().numpy()
 
     def label(self, network: nn.Module, image: str | Path, stem: Path) -> dict[str, Any]:
         """Label a slice file.
@@ -104,6 +110,12 @@ class Labelling:
             "confidence": round(certainty, 6),
             "used": certainty >= self.minimum_confidence,
         }
+
+
+def _probability(network: nn.Module, image: Tensor) -> Tensor:
+    outputs = network(image)
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs  # the finest of an InfNet's maps comes first
+    return torch.sigmoid(logits)
 
 
 def brighten(grey: NDArray[np.uint8], tissue_level: float) -> NDArray[np.uint8]:
@@ -191,8 +203,8 @@ def train_progressively(
             _write_json(path.with_suffix(".json"), {"made_from": origin, "slices": slices})
         pseudo += _records(slices, unlabelled, folder / stage.name)
         if not path.is_file():
-            records = labelled if stage.labelled_only else [*labelled, *pseudo]
-            _save(fine_tuning(records, epochs=stage.epochs, seed=stage.seed), path)
+            further = [] if stage.labelled_only else pseudo
+            _save(fine_tuning(labelled, further, epochs=stage.epochs, seed=stage.seed), path)
         weights = path
     with replacing(folder / "model.pt") as temporary:
         shutil.copyfile(weights, temporary)
@@ -210,7 +222,7 @@ def _origin(
     """All that a stage's weights depend on, as JSON has it."""
     origin = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "labelled": [Path(record["image"]).name for record in labelled],
+        "labelled": [record.get("name") or Path(record["image"]).name for record in labelled],
         "pseudo_labelled_before": len(pseudo),
         **asdict(stage),
         **asdict(labelling),
