@@ -5,9 +5,8 @@
 
 Needs the weights of `benchmarks/cross_validate.py`. Prints, as mean Dice over all slices,
 
-- at threshold 0.5: the network as it ships, its S_3 (that is, without its refinement), InfNet before the refinement was
-  trained, means over flips and over grids, and the shipped one if all errors within 3 pixels of the network's grid from
-  the truth's border are forgiven;
+- at threshold 0.5: the network as it ships, its S_3 (that is, without its refinement), means over flips and over grids,
+  and the shipped one if all errors within 3 pixels of the network's grid from the truth's border are forgiven;
 - the truth itself, brought to a coarser grid and back: what a network that answers on that grid can reach;
 - what a fixed grey threshold in place of the multi network gives at the bundle's own threshold;
 - with the multi networks of the same folds: Dice by the least share of a slice that is called consolidation, and with
@@ -77,28 +76,22 @@ def without_border(found: NDArray[np.float32], infected: NDArray[np.bool_], widt
     return np.where(outside + inside <= width_px, infected.astype(np.float32), found)
 
 
-def infnets(folder: Path) -> dict[str, LesionModel]:
-    """The InfNet in the refined network of a fold, and the one from which that was trained if it is there."""
-    state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
+def without_refinement(checkpoint: Path) -> LesionModel:
+    """The InfNet in a refined network: its answer is S_3."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     with TemporaryDirectory() as temporary:
         inner = Path(temporary) / "model.pt"
         torch.save({name: value for name, value in state.items() if not name.startswith("refinement.")}, inner)
-        found = {"S_3 of the same network": load_infnet(inner)}
-    first = folder / "infnet" / "model.pt"
-    return found | ({"InfNet before its refinement": load_infnet(first)} if first.is_file() else {})
+        return load_model(INFECTION_BUNDLE, checkpoint=inner, network="network_infnet.yaml", runtime="torch")
 
 
-def load_infnet(checkpoint: Path) -> LesionModel:
-    return load_model(INFECTION_BUNDLE, checkpoint=checkpoint, network="network_infnet.yaml", runtime="torch")
-
-
-def evaluate(model: LesionModel, others: Mapping[str, LesionModel], record: Mapping[str, Any]) -> dict[str, float]:
-    """Dice of one slice by each alternative."""
+def evaluate(model: LesionModel, coarse: LesionModel, record: Mapping[str, Any]) -> dict[str, float]:
+    """Dice of one slice by each alternative; ``coarse`` is :func:`without_refinement`."""
     grey, kinds = read_grey(record["image"]), read_labels(record["lesions"])
     infected = read_grey(record["infection"]) > 127
     maps = probabilities(model, grey)
     shipped = maps["as it ships"]
-    maps |= {name: slice_probability(grey, other)[0] for name, other in others.items()}
+    maps["S_3 of the same network"] = slice_probability(grey, coarse)[0]
     width_px = BORDER_PX * max(grey.shape) / max(model.preprocessing.network_size)
     maps["borders forgiven"] = without_border(shipped, infected, width_px)
     maps |= {f"the truth on {side} x {side}": on_coarser_grid(infected, side) for side in ANSWER_GRIDS}
@@ -145,8 +138,8 @@ def main() -> None:
         single = options.folds / f"fold{fold}" / "model.pt"
         model = load_model(INFECTION_BUNDLE, checkpoint=single, runtime="torch")
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
-        others = infnets(single.parent)
-        rows += [{"fold": fold} | evaluate(model, others, record) for record in records]
+        coarse = without_refinement(single)
+        rows += [{"fold": fold} | evaluate(model, coarse, record) for record in records]
         if options.lesion_folds:
             own = options.lesion_folds / f"fold{fold}" / "model.pt"
             multi = load_model(LESION_BUNDLE, checkpoint=own, prior_checkpoint=single, runtime="torch")

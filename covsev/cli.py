@@ -181,13 +181,12 @@ def _assess(
 
     from covsev.batch import assess_directory
     from covsev.errors import CovsevError
-    from covsev.scan import find_scans
+    from covsev.scan import find_scans, require_scans
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         sources = find_scans(scans)
-        if not sources:
-            raise CovsevError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)")
+        require_scans(sources, scans)
         sources = _best(sources, output, quiet=quiet) if best_series else sources
         with Progress(*columns, console=_errors, disable=quiet) as progress:
             task = progress.add_task("assessing", total=len(sources))

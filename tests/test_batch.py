@@ -120,6 +120,8 @@ def test_unexpected_errors_are_isolated_too(
 def test_a_folder_without_scans_is_refused(tmp_path, workforce):
     with pytest.raises(ScanError, match=r"no scans in it \(NIfTI, NRRD, MetaImage or DICOM\)"):
         assess_directory(tmp_path, tmp_path / "out")
+    with pytest.raises(ScanError, match=r"\[\]: no scans in it"):
+        assess_directory([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -142,9 +142,18 @@ def test_contradictions_are_refused(flags, message, small_scan, tmp_path, settin
     assert settings == {}
 
 
-@pytest.mark.parametrize(("name", "message"), [("empty", "no scans in it"), ("missing", "no such file or folder")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "no scans in it"),
+        ("missing", "no such file or folder"),
+        ("pictures", "PNG and JPG slices have no volume to measure: `python -m monai.bundle run` with inference.yaml"),
+    ],
+)
 def test_nothing_to_do_is_exit_code_2(name, message, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    (tmp_path / "pictures" / "deep" / "slice.PNG").touch()
     result = runner.invoke(app, ["severity", str(tmp_path / name), "-o", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -15,12 +15,11 @@ from covsev import __version__
 from covsev.batch.job import Job, Row, finished_report, make_job
 from covsev.batch.on_dask import DaskCluster
 from covsev.batch.processes import LocalProcesses
-from covsev.errors import ScanError
 from covsev.labels import DISCLAIMER
 from covsev.options import DEFAULT_BUNDLE, Options
 from covsev.report.index import write_index
 from covsev.report.tables import append_csv, row, write_csv, write_json
-from covsev.scan import ScanSource, find_scans, remove_leftovers
+from covsev.scan import ScanSource, find_scans, remove_leftovers, require_scans
 
 TABLE, MANIFEST, INDEX = "severity.csv", "run.json", "index.html"
 _PACKAGES = ("monai", "nibabel", "numpy", "pydicom", "scipy", "scikit-image", "SimpleITK", "torch")
@@ -92,8 +91,7 @@ def assess_directory(
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     sources = find_scans(Path(scans)) if isinstance(scans, (str, Path)) else list(scans)
-    if not sources:
-        raise ScanError(f"{scans}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)", code="missing")
+    require_scans(sources, Path(scans) if isinstance(scans, str) else scans)
     options, folder = options or Options(), Path(output)
     started, clock = datetime.now(UTC), time.perf_counter()
     workforce = _workforce(Path(bundle), min(workers, len(sources)), scheduler, options, debug)

@@ -7,12 +7,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from covsev.errors import ScanError
-from covsev.labels import OUTPUT_SUFFIXES
+from covsev.labels import OUTPUT_SUFFIXES, SLICE_SUFFIXES
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -52,6 +52,23 @@ def find_scans(root: Path) -> list[ScanSource]:
         raise ScanError(f"{root}: no such file or folder", code="missing")
     found = list(_find_file(root) if root.is_file() else _find_below(root))
     return with_unique_cases(found, root)
+
+
+def require_scans(found: Sequence[ScanSource], root: object) -> None:
+    """Refuse to go on if nothing was ``found`` at or below ``root``.
+
+    Raises:
+        ScanError: naming ``root``, and how to get masks of pictures if that is what it holds.
+    """
+    if found:
+        return
+    message = f"{root}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)"
+    if isinstance(root, Path) and any(path.suffix.lower() in SLICE_SUFFIXES for path in root.rglob("*")):
+        message += (
+            "; PNG and JPG slices have no volume to measure: `python -m monai.bundle run` with inference.yaml of "
+            "covid_lesion_ct_segmentation makes masks of them"
+        )
+    raise ScanError(message, code="missing")
 
 
 def _find_file(path: Path) -> Iterator[ScanSource]:
