@@ -6,7 +6,8 @@
 
 The first is the single network, about an hour and a half on one core. The second is the multi network, whose start and
 prior is the single network of the same fold. What has a model.pt is not trained again, so a command can be stopped and
-started. Writes metrics.csv, a row a slice, and prints mean, SD and bootstrap interval.
+started. Writes a row a slice to metrics.csv, with those options to metrics_unbounded_true_prior.csv, and prints mean,
+SD and bootstrap interval.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def main() -> None:
     options = parser.parse_args()
     if (options.prior is None) != (options.bundle / "configs" / OF_SINGLE).is_file():
         parser.error("--prior is for the bundle of the multi network, which needs it")
+    if options.prior is None and (options.true_prior or options.unbounded):
+        parser.error("--true-prior and --unbounded are for the multi network")
     cases, groups = {}, {}
     for fold in range(FOLDS):
         folder = options.output / f"fold{fold}"
@@ -64,8 +67,8 @@ def main() -> None:
             model = replace(model, postprocessing=model.postprocessing.unbounded)
         cases |= evaluate_records(model, records, true_prior=options.true_prior)
         groups |= groups_of(records)
-    name = "metrics_true_prior.csv" if options.true_prior else "metrics.csv"
-    print_summary(write_metrics(options.output / name, cases, groups=groups))
+    name = "metrics" + "_unbounded" * options.unbounded + "_true_prior" * options.true_prior
+    print_summary(write_metrics(options.output / f"{name}.csv", cases, groups=groups))
 
 
 if __name__ == "__main__":

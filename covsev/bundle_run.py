@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,9 @@ from covsev import labels
 from covsev.anatomy.lungs import segment_lungs
 from covsev.batch import assess_directory
 from covsev.errors import BundleError, CovsevError, ScanError
-from covsev.labels import SLICE_SUFFIXES
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions, segment_slice
-from covsev.scan import ScanSource, find_scans, load_scan, replacing, save_labels, with_unique_cases
+from covsev.scan import ScanSource, find_scans, find_slices, load_scan, replacing, save_labels
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def run_configs(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
     for name, value in settings.items():
-        command += [f"--{name}", str(value)]
+        command += [f"--{name}", "$None" if value is None else str(value)]  # MONAI drops a None
     subprocess.run(command, check=True)  # noqa: S603  the caller's own words
 
 
@@ -50,7 +50,7 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
     """Stop a ``python -m monai.bundle run`` whose override names nothing in the configuration, or answers in its words.
 
     MONAI adds an unknown ``--datset_dir`` to the configuration, runs on the default, and exits with 0. It reads
-    ``--true_prior false`` as a text, which counts as true.
+    ``--true_prior false`` as a text, which counts as true, and drops ``--rounds None``.
 
     Args:
         arguments: the command line's, without the program; ``sys.argv`` if not given.
@@ -67,21 +67,36 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
         if name in inspect.signature(run).parameters:
             continue
         if name in parser:
-            if isinstance(parser[name], bool) and value not in ("True", "False"):
-                raise BundleError(f"--{name} must be True or False, with a capital; got {value or 'nothing'}")
+            _require_understood(name, value, parser[name])
             continue
         known = sorted(key for key in parser.get() if not key.startswith("_"))
         raise BundleError(f"--{name} is not in the configuration; it has {', '.join(known)}")
 
 
+def _require_understood(name: str, value: str, default: Any) -> None:
+    """Refuse a text in place of a yes or no, and a None that would not arrive."""
+    if value.startswith(("$", "@", "%")):
+        return  # an expression or a reference
+    if isinstance(default, bool) and value not in ("True", "False"):
+        raise BundleError(f"--{name} must be True or False, with a capital; got {value or 'nothing'}")
+    if value == "None" and default is not None:
+        raise BundleError(f"--{name} None would be dropped by MONAI; write '$None' to have none of it")
+
+
 def _options(arguments: Sequence[str]) -> dict[str, str]:
-    """``--name value`` and ``--name=value`` pairs of a command line."""
-    options = {}
+    """``--name value`` and ``--name=value`` pairs of a command line, and those of a file that ``--args_file`` names.
+
+    One dash is as good as two.
+    """
+    options: dict[str, str] = {}
     for position, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
+        if re.match("--?[A-Za-z]", argument):
+            name, equals, value = argument.lstrip("-").partition("=")
             following = arguments[position + 1] if position + 1 < len(arguments) else ""
             options[name] = value if equals else following
+    if "args_file" in options:
+        in_file = ConfigParser.load_config_file(options["args_file"])
+        options = {name: str(value) for name, value in in_file.items()} | options
     return options
 
 
@@ -128,7 +143,7 @@ def segment_directory(
     """
     source_folder, target = _named_folders(dataset_dir, output_dir)
     volumes = find_scans(source_folder)
-    slices = _find_slices(source_folder)
+    slices = find_slices(source_folder)
     if not volumes and not slices:
         raise ScanError(f"{source_folder}: no scans and no PNG or JPG slices in it")
     target.mkdir(parents=True, exist_ok=True)
@@ -167,15 +182,9 @@ def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable
         except OSError as error:
             raise ScanError(f"{source.path}: cannot be read as an image") from error
         mask = segment_slice(grey, model)
-        kind, scale = ("infection", 255) if model.prior is None else ("lesions", 1)
-        with replacing(target / f"{source.case}_{kind}.png") as temporary:
+        single = model.prior is None
+        suffix, scale = (labels.SLICE_INFECTION_SUFFIX, 255) if single else (labels.SLICE_LESIONS_SUFFIX, 1)
+        with replacing(target / (source.case + suffix)) as temporary:
             Image.fromarray(mask * np.uint8(scale)).save(temporary, format="PNG")
 
     return job
-
-
-def _find_slices(folder: Path) -> list[ScanSource]:
-    """PNG and JPG files below ``folder``, covsev's own pictures left out, named by their relative paths."""
-    own = (labels.OVERLAY_SUFFIX, "_infection.png", "_lesions.png")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SLICE_SUFFIXES and not p.name.endswith(own))
-    return with_unique_cases([ScanSource("", path) for path in paths], folder, SLICE_SUFFIXES)

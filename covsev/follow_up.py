@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class RegionChange:
         change_ml: second minus first.
         noise_ml: a change up to this is none.
         first_pct, second_pct, change_pct: of the region's volume, in points of percent.
-        state: ``improving``, ``stable``, ``worsening``; ``unknown`` without both values.
+        state: ``improving``, ``stable``, ``worsening``; ``unknown`` without both values, or if a quality check failed.
     """
 
     first_ml: float | None
@@ -111,6 +111,7 @@ def compare_scans(
     warnings = _warnings(first, second, both)
     if _failed(first) or _failed(second):
         text = "unknown: a quality check failed"
+        regions = {name: replace(change, state=UNKNOWN) for name, change in regions.items()}
         return Change(first["case"], second["case"], UNKNOWN, text, regions, scores, warnings)
     return Change(first["case"], second["case"], both.state, _text(both), regions, scores, warnings)
 

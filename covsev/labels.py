@@ -94,6 +94,9 @@ LUNG_WINDOW_HU = (-1350, 150)
 
 SLICE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Of 2-D 8-bit slices."""
+SLICE_INFECTION_SUFFIX = "_infection.png"
+SLICE_LESIONS_SUFFIX = "_lesions.png"
+SLICE_MASK_SUFFIXES = (SLICE_INFECTION_SUFFIX, SLICE_LESIONS_SUFFIX)
 LUNGS_SUFFIX = "_lungs.nii.gz"
 LOBES_SUFFIX = "_lobes.nii.gz"
 LESIONS_SUFFIX = "_lesions.nii.gz"

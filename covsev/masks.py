@@ -72,7 +72,7 @@ def read_masks(
     """Read the masks of one scan.
 
     Lungs that are not given are the union of the lobes, or come from a lesion map that holds lung as well. A lesion
-    mask of one value is divided by HU where a CT is given: consolidation above -200 HU, as ``covsev severity`` does.
+    mask of one value is divided by HU where a CT is given: consolidation above -200 HU.
 
     Args:
         lesions: label map, or a MEDPSeg folder with one file each of ground-glass opacity and consolidation.

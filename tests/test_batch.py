@@ -348,3 +348,16 @@ def test_found_scans_may_be_given_in_place_of_a_path(finished, tmp_path, workfor
     sources = [source for source in find_scans(finished / "scans") if source.case == "good"]
     assess_directory(sources, str(tmp_path))
     assert table(tmp_path / "severity.csv")["good"] == table(finished / "out" / "severity.csv")["good"]
+
+
+def test_all_settings_of_a_model_but_those_of_single_slices_are_described(bright_model):
+    """Else results of other settings would count as done."""
+    described = work.describe(bright_model)
+    json.dumps(described, allow_nan=False)
+    for part in ("preprocessing", "postprocessing"):
+        for field in dataclasses.fields(getattr(bright_model, part)):
+            if field.name == "min_consolidation_share":
+                continue
+            other = (-300.0, 100.0) if field.name == "hu_window" else (96, 96) if field.name == "network_size" else 0.25
+            changed = dataclasses.replace(getattr(bright_model, part), **{field.name: other})
+            assert work.describe(dataclasses.replace(bright_model, **{part: changed})) != described, field.name

@@ -21,7 +21,7 @@ from covsev.bundle_run import assess_scans, refuse_unknown_overrides, run_config
 from covsev.errors import BundleError, ScanError
 from covsev.lesion_model import load_model
 from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, LESION_BUNDLE, Options
-from covsev.scan import load_scan
+from covsev.scan import find_slices, load_scan
 
 SEVERITY = str(INFECTION_BUNDLE.with_name("covid_severity_ct") / "configs" / "inference.yaml")
 INFERENCE = str(INFECTION_BUNDLE / "configs" / "inference.yaml")
@@ -96,6 +96,7 @@ def test_monai_bundle_run_refuses_what_monai_lets_pass(overrides, message, tmp_p
         ("run", f"--config_file=['{INFERENCE}']", "--network_def::backbone=res2net50"),
         ("run", "--config_file", INFERENCE, "--logging_file", "none"),
         ("run", "--config_file", str(LESION_BUNDLE / "configs" / "evaluate.yaml"), "--true_prior", "True"),
+        ("run", "--config_file", str(LESION_BUNDLE / "configs" / "evaluate.yaml"), "--true_prior", "$1 > 2"),
         ("severity", "scans"),
     ],
 )
@@ -111,12 +112,41 @@ def test_unknown_overrides_are_refused(name):
 
 @pytest.mark.parametrize(
     ("arguments", "given"),
-    [(("--true_prior", "false"), "false"), (("--true_prior=1",), "1"), (("--true_prior",), "nothing")],
+    [(("--true_prior", "false"), "false"), (("--true_prior=1",), "1"), (("-true_prior",), "nothing")],
 )
 def test_a_yes_or_no_that_would_be_read_as_text_is_refused(arguments, given):
     evaluate = LESION_BUNDLE / "configs" / "evaluate.yaml"
     with pytest.raises(BundleError, match=f"--true_prior must be True or False, with a capital; got {given}"):
         refuse_unknown_overrides(("run", "--config_file", str(evaluate), *arguments))
+
+
+def test_a_none_that_monai_would_drop_is_refused():
+    with pytest.raises(BundleError, match=r"--threshold None would be dropped by MONAI; write '\$None'"):
+        refuse_unknown_overrides(("run", "--config_file", INFERENCE, "--threshold", "None"))
+    refuse_unknown_overrides(("run", "--config_file", INFERENCE, "--output_dir", "None"))
+
+
+def test_overrides_with_one_dash_and_in_a_file_are_checked(tmp_path):
+    with pytest.raises(BundleError, match="--treshold is not in the configuration"):
+        refuse_unknown_overrides(("run", "--config_file", INFERENCE, "-treshold", "1"))
+    (tmp_path / "args.yaml").write_text(f"config_file: {INFERENCE}\ntreshold: 1\n")
+    with pytest.raises(BundleError, match="--treshold is not in the configuration"):
+        refuse_unknown_overrides(("run", "--args_file", str(tmp_path / "args.yaml")))
+
+
+def test_none_arrives_as_a_setting(monkeypatch):
+    commands = []
+    monkeypatch.setattr("covsev.bundle_run.subprocess.run", lambda command, check: commands.append(command))
+    run_configs(["a.yaml"], {"rounds": None, "epochs": 2})
+    assert commands[0][-4:] == ["--rounds", "$None", "--epochs", "2"]
+
+
+def test_pictures_and_masks_of_covsev_are_no_slices(tmp_path):
+    names = ("a_overlay.png", "a_summary.png", "a_infection.png", "b_lesions.png", ".hidden.png", "c.nii.gz")
+    (tmp_path / ".checkpoints").mkdir()
+    for name in (*names, ".checkpoints/d.png", "slice.PNG", "other.jpeg"):
+        (tmp_path / name).touch()
+    assert [found.path.name for found in find_slices(tmp_path)] == ["other.jpeg", "slice.PNG"]
 
 
 def test_the_bundle_run_gives_the_unrestricted_mask(small_scan, tmp_path, bright_model):

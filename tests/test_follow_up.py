@@ -81,6 +81,7 @@ def test_a_failed_scan_gives_no_verdict():
     found = compare_scans(result("a", 100.0), result("b", 300.0, quality="fail"))
     assert (found.state, found.text) == ("unknown", "unknown: a quality check failed")
     assert found.warnings == ("b: a quality check failed",)
+    assert {region.state for region in found.regions.values()} == {"unknown"}
 
 
 @pytest.mark.parametrize(

@@ -401,6 +401,13 @@ def test_a_finished_run_can_get_more_rounds(data, start, tmp_path):
     assert _same(tmp_path / "out" / "model.pt", tmp_path / "out" / "final_003.pt")
 
 
+def test_labels_of_other_images_are_refused(data, start, tmp_path):
+    _run(start, data, tmp_path / "out")
+    data["unlabelled"].reverse()
+    with pytest.raises(ValueError, match=r"round_001\.json: labels .*, where .* is now; choose another output_dir"):
+        _run(start, data, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -243,6 +243,12 @@ def test_the_finding_at_every_limit(lesion_ml, interval, state):
     assert found.text.endswith("A finding on the image, not a diagnosis")
 
 
+def test_more_than_healthy_lungs_show_is_not_called_as_little():
+    below, above = (find_infection(lungs(ml), noise_floor_ml=1.0, interval_ml=(30.0, 90.0)) for ml in (35.0, 60.0))
+    assert below.text.startswith("opacities of 35.0 ml (30.0 to 90.0): as little as healthy lungs can show (40.0 ml)")
+    assert above.text.startswith("opacities of 60.0 ml (30.0 to 90.0): perhaps as little as healthy lungs can show")
+
+
 def test_no_lesion_at_all_is_absent_whatever_the_floor():
     assert find_infection(lungs(0.0), noise_floor_ml=0.0).state == "absent"
 

@@ -185,6 +185,11 @@ def test_evaluation_refuses_what_a_volume_cannot_give(record, bright_model):
         evaluate_records(bright_model, [{"image": "a.png"}])
 
 
+def test_a_single_network_has_no_true_prior(bright_model):
+    with pytest.raises(ValueError, match="the true prior is for a multi network, and this is a single one"):
+        evaluate_records(bright_model, [], true_prior=True)
+
+
 @pytest.mark.slow
 def test_train_yaml_trains_on_a_volume_and_a_picture_together(record, tmp_path):
     content = {"training": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,8 @@ cached_model = cache(load_model)
 
 
 def describe(model: LesionModel) -> dict[str, Any]:
-    """What of a model decides the results, for fingerprints and the manifest."""
+    """What of a model decides the results, for fingerprints and the manifest: all but what is for single slices."""
+    min_hu = model.postprocessing.min_consolidation_hu
     return {
         "covsev_version": __version__,
         "bundle": model.name,
@@ -30,6 +32,7 @@ def describe(model: LesionModel) -> dict[str, Any]:
         "prior_weights": None if model.prior is None else model.prior.weights,
         "threshold": model.postprocessing.threshold,
         "axial_smoothing_mm": model.postprocessing.axial_smoothing_mm,
+        "min_consolidation_hu": min_hu if math.isfinite(min_hu) else None,
         "hu_window": list(model.preprocessing.hu_window),
         "network_size": list(model.preprocessing.network_size),
         "lung_margin_mm": model.preprocessing.lung_margin_mm,

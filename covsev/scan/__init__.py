@@ -1,6 +1,6 @@
 """The door: every scan enters and every label map leaves through here, on the scan's own grid."""
 
-from covsev.scan.finding import ScanSource, files_of, find_scans, require_scans, with_unique_cases
+from covsev.scan.finding import ScanSource, files_of, find_scans, find_slices, require_scans, with_unique_cases
 from covsev.scan.reading import from_sitk, load_scan, read_labels
 from covsev.scan.volume import (
     CANONICAL_AXES,
@@ -20,6 +20,7 @@ __all__ = [
     "canonical_spacing_mm",
     "files_of",
     "find_scans",
+    "find_slices",
     "from_canonical",
     "from_sitk",
     "load_scan",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from covsev.errors import ScanError
-from covsev.labels import OUTPUT_SUFFIXES, SLICE_SUFFIXES
+from covsev.labels import OUTPUT_SUFFIXES, SLICE_MASK_SUFFIXES, SLICE_SUFFIXES
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -63,12 +63,24 @@ def require_scans(found: Sequence[ScanSource], root: object) -> None:
     if found:
         return
     message = f"{root}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)"
-    if isinstance(root, Path) and any(path.suffix.lower() in SLICE_SUFFIXES for path in root.rglob("*")):
+    if isinstance(root, Path) and find_slices(root):
         message += (
             "; PNG and JPG slices have no volume to measure: `python -m monai.bundle run` with inference.yaml of "
             "covid_lesion_ct_segmentation makes masks of them"
         )
     raise ScanError(message, code="missing")
+
+
+def find_slices(root: Path) -> list[ScanSource]:
+    """PNG and JPG files below the folder ``root``; covsev's own pictures and masks and hidden files are left out."""
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SLICE_SUFFIXES)
+    others = [
+        path
+        for path in paths
+        if not path.name.endswith((*OUTPUT_SUFFIXES, *SLICE_MASK_SUFFIXES))
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    return with_unique_cases([ScanSource("", path) for path in others], root, SLICE_SUFFIXES)
 
 
 def _find_file(path: Path) -> Iterator[ScanSource]:

@@ -56,6 +56,9 @@ def find_infection(
         state, text = ABSENT, f"no lesion found above the noise floor of {noise_floor_ml:g} ml: {span}"
     elif low_ml >= healthy_ml:
         state, text = PRESENT, f"opacities found: {span}, more than healthy lungs show ({healthy_ml:.1f} ml)"
-    else:
+    elif lungs.lesion_ml < healthy_ml:
         state, text = UNCERTAIN, f"opacities of {span}: as little as healthy lungs can show ({healthy_ml:.1f} ml)"
+    else:
+        state = UNCERTAIN
+        text = f"opacities of {span}: perhaps as little as healthy lungs can show ({healthy_ml:.1f} ml)"
     return Finding(state, f"{text}. A finding on the image, not a diagnosis", lungs.lesion_ml, low_ml, high_ml)

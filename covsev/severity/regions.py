@@ -45,7 +45,9 @@ _LESION_ANY = slice(1, None)
 
 @dataclass(frozen=True)
 class RegionMeasures:
-    """What is measured in one region; all ``None`` with a ``reason`` where the region is absent or cut off.
+    """What is measured in one region; all ``None`` with a ``reason`` where the region is absent.
+
+    So are a lobe, zone or segment that the scan cuts off; lungs keep what can be seen of them, and a quality flag.
 
     ``_ml`` are millilitres, ``_pct`` percent of the region's volume, ``_hu`` Hounsfield units. High opacity is
     lesion above -200 HU (Chaganti et al. 2020, PMC7392373). Densities are ``None`` without a CT, ``ggo_ml`` and

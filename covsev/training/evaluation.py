@@ -37,13 +37,16 @@ def evaluate_records(
         ``ground_glass`` and ``consolidation``.
 
     Raises:
-        ValueError: if ``true_prior`` is asked for a volume, or a record lacks the labels that are needed.
+        ValueError: if ``true_prior`` is asked of a single network or for a volume, or a record lacks the labels that
+            are needed.
     """
     cut = VolumeSlicing(model.preprocessing.hu_window, model.preprocessing.lung_margin_mm)
     kind = "infection" if model.prior is None else "lesions"
     volumes = [record for record in records if not (is_picture(record) or "slice" in record)]
     if volumes and true_prior:
         raise ValueError(f"{volumes[0]['image']}: the true prior is for slices, and this is a volume")
+    if true_prior and model.prior is None:
+        raise ValueError(f"{model.name}: the true prior is for a multi network, and this is a single one")
     slices = [record for record in records if record not in volumes]
     cases = {}
     for record, item in zip(slices, cut(slices), strict=True):

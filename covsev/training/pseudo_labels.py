@@ -197,6 +197,7 @@ def train_progressively(
         path = folder / f"{stage.name}.pt"
         if path.is_file():
             slices = _skip(path.with_suffix(".json"), origin)
+            _require_same_images(path.with_suffix(".json"), slices, unlabelled)
         else:
             _load(fine_tuning.network, weights)
             slices = _label_share(stage, fine_tuning.network, labelling, unlabelled, folder / stage.name)
@@ -241,6 +242,13 @@ def _skip(path: Path, origin: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: made from other {', '.join(other)}; choose another output_dir")
     _log.info("%s is done: skipped", path.stem)
     return known["slices"]  # type: ignore[no-any-return]
+
+
+def _require_same_images(path: Path, slices: Sequence[Record], unlabelled: Sequence[Record]) -> None:
+    for entry in slices:
+        image = Path(unlabelled[entry["position"]]["image"]).name
+        if image != entry["image"]:
+            raise ValueError(f"{path}: labels {entry['image']}, where {image} is now; choose another output_dir")
 
 
 def _load(network: nn.Module, path: Path) -> None:

@@ -54,8 +54,8 @@ def run_resumable(
 ) -> None:
     """Run ``engine`` to its end, with checkpoints.
 
-    Writes ``checkpoint_epoch=<n>.pt``, the newest one only, and at the end ``final_filename``. If the run stops on
-    an error, ``final_filename`` holds the weights so far.
+    Writes ``checkpoint_epoch=<n>.pt``, the newest one only, and at the end ``final_filename``: an interrupted run of a
+    bundle has none.
 
     Args:
         engine: to run; its data, networks and numbers must be those of the run that is resumed.
