@@ -101,7 +101,7 @@ def estimate_uncertainty(
     ]
     band = f"threshold {model.postprocessing.threshold:g} -/+ {THRESHOLD_BAND:g}"
     return Uncertainty(
-        variants=len(reports),
+        variants=len(reports) - 1,  # the first is there twice
         method=f"input mirrored {len(FLIPS)} ways, {band}; the lesion mask only",
         regions={name: _region_intervals(name, reports) for name in report.regions},
         scores={score.id: _score_interval([found.scores[score.id] for found in reports]) for score in SCORES},
@@ -124,7 +124,7 @@ def with_interval(report: SeverityReport, uncertainty: Uncertainty) -> SeverityR
 def _variants(
     scan: Scan, lungs: NDArray[np.uint8], model: LesionModel, restrict_to_lungs: bool
 ) -> Iterator[NDArray[np.uint8]]:
-    """Lesion labels at the lowest, the usual and the highest threshold of each mirrored input, but the mask itself."""
+    """Lesion labels at the lowest and the highest threshold of each mirrored input, and at the usual one."""
     usual = model.postprocessing.threshold
     low = max(usual - THRESHOLD_BAND, 0.01)
     lenient = replace(model, postprocessing=replace(model.postprocessing, threshold=low))
@@ -134,8 +134,6 @@ def _variants(
         found = segment_lesions(mirrored, np.flip(lungs, axes), lenient, restrict_to_lungs=restrict_to_lungs)
         labels, probability = np.flip(found.labels, axes), np.flip(found.probability, axes)
         for threshold in (low, usual, min(usual + THRESHOLD_BAND, 0.99)):
-            if not axes and threshold == usual:
-                continue  # the mask itself
             yield np.where(probability >= threshold, labels, np.uint8(0))
 
 

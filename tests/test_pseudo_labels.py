@@ -404,7 +404,7 @@ def test_a_finished_run_can_get_more_rounds(data, start, tmp_path):
 def test_labels_of_other_images_are_refused(data, start, tmp_path):
     _run(start, data, tmp_path / "out")
     data["unlabelled"].reverse()
-    with pytest.raises(ValueError, match=r"round_001\.json: labels .*, where .* is now; choose another output_dir"):
+    with pytest.raises(ValueError, match=r"round_001\.json: made from other images; choose another output_dir"):
         _run(start, data, tmp_path / "out")
 
 
@@ -412,7 +412,7 @@ def test_labels_of_other_images_are_refused(data, start, tmp_path):
     ("changes", "named"),
     [
         ({"schedule": dataclasses.replace(SCHEDULE, epochs=2)}, "epochs"),
-        ({"schedule": dataclasses.replace(SCHEDULE, seed=1)}, "seed, share"),
+        ({"schedule": dataclasses.replace(SCHEDULE, seed=1)}, "images, seed, share"),
         ({"labelling": Labelling(SIZE, threshold=0.4)}, "threshold"),
         ({"fine_tuning": _fine_tuning(learning_rate=0.1)}, "learning_rate"),
     ],

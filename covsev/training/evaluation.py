@@ -14,10 +14,9 @@ from PIL import Image
 from covsev.lesion_model import LesionModel
 from covsev.lesions import segment_lesions, segment_slice, slice_probability
 from covsev.training.metrics import CaseMetrics, case_metrics, legacy_infnet, lesion_metrics, write_metrics
-from covsev.training.records import stem_of
+from covsev.training.records import Record, stem_of
 from covsev.training.volumes import LabelledVolume, VolumeSlicing, is_picture, lungs_of
 
-Record = Mapping[str, Any]
 LEGACY = "infection_legacy"
 
 

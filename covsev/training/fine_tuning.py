@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter, lt
 from typing import Any
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from covsev.training.averaging import WeightAverage
+from covsev.training.records import Record
 from covsev.training.resuming import ReseedEachEpoch
-
-Record = Mapping[str, Any]
 
 
 class DrawnEachEpoch(Sampler[int]):

@@ -34,8 +34,8 @@ from covsev.training.evaluation import read_grey
 from covsev.training.fine_tuning import FineTuning
 from covsev.training.orientations import mean_over_orientations
 from covsev.training.pseudo_schedule import ProgressiveSchedule, Stage
+from covsev.training.records import Record
 
-Record = Mapping[str, Any]
 _DARK = 0.6
 _log = logging.getLogger(__name__)
 
@@ -193,11 +193,10 @@ def train_progressively(
     pseudo: list[dict[str, str]] = []
     folder.mkdir(parents=True, exist_ok=True)
     for stage in schedule.stages(len(unlabelled)):
-        origin = _origin(stage, weights, fine_tuning, labelling, labelled, pseudo)
+        origin = _origin(stage, weights, fine_tuning, labelling, labelled, unlabelled, pseudo)
         path = folder / f"{stage.name}.pt"
         if path.is_file():
             slices = _skip(path.with_suffix(".json"), origin)
-            _require_same_images(path.with_suffix(".json"), slices, unlabelled)
         else:
             _load(fine_tuning.network, weights)
             slices = _label_share(stage, fine_tuning.network, labelling, unlabelled, folder / stage.name)
@@ -218,12 +217,14 @@ def _origin(
     fine_tuning: FineTuning,
     labelling: Labelling,
     labelled: Sequence[Record],
+    unlabelled: Sequence[Record],
     pseudo: Sequence[Record],
 ) -> dict[str, Any]:
     """All that a stage's weights depend on, as JSON has it."""
     origin = {
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "labelled": [record.get("name") or Path(record["image"]).name for record in labelled],
+        "images": [Path(unlabelled[position]["image"]).name for position in stage.share],
         "pseudo_labelled_before": len(pseudo),
         **asdict(stage),
         **asdict(labelling),
@@ -242,13 +243,6 @@ def _skip(path: Path, origin: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: made from other {', '.join(other)}; choose another output_dir")
     _log.info("%s is done: skipped", path.stem)
     return known["slices"]  # type: ignore[no-any-return]
-
-
-def _require_same_images(path: Path, slices: Sequence[Record], unlabelled: Sequence[Record]) -> None:
-    for entry in slices:
-        image = Path(unlabelled[entry["position"]]["image"]).name
-        if image != entry["image"]:
-            raise ValueError(f"{path}: labels {entry['image']}, where {image} is now; choose another output_dir")
 
 
 def _load(network: nn.Module, path: Path) -> None:

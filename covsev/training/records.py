@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ _THUMBNAIL = (64, 64)
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", *SLICE_SUFFIXES)
 
 T = TypeVar("T")
+Record = Mapping[str, Any]
+"""One entry of a manifest: ``image`` and its labels, each a path or an array."""
 
 
 def make_records(cases: Sequence[dict[str, Any]], folder: Path, *, seed: int) -> list[dict[str, Any]]:

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from covsev.anatomy.lungs import lung_box, segment_lungs
 from covsev.labels import CONSOLIDATION, SLICE_SUFFIXES
 from covsev.scan import Scan, canonical_spacing_mm
-from covsev.training.records import stem_of
+from covsev.training.records import Record, stem_of
 
 LABEL_KEYS = ("infection", "lesions")
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
