@@ -3,7 +3,8 @@
 A threshold misses consolidation, and closing the mask brings back only what aerated lung surrounds. Here the lung's
 shape is predicted instead. Outside it ends at the pleura inside the ribs (:mod:`covsev.anatomy.chest_wall`), below at
 the diaphragm (:mod:`covsev.anatomy.diaphragm`). Towards the mediastinum it ends where aerated lung begins
-or, on rays without any, where the mirrored lung does.
+or, on rays without any, where the mirrored lung does. In the end each border moves to where the density changes
+(:mod:`covsev.anatomy.dense_border`).
 
 Lung is added only on rays on which aerated lung ought to touch the wall and does not. A healthy lung tapers to a thin
 edge at the wall; one that ends blunt is believed to go on, as far as its neighbours and the other lung say.
@@ -11,6 +12,7 @@ edge at the wall; one that ends blunt is believed to go on, as far as its neighb
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +33,7 @@ from covsev.anatomy.chest_wall import (
     side_maps,
     spread,
 )
+from covsev.anatomy.dense_border import follow_density
 from covsev.anatomy.diaphragm import AT_SIDE, BACK_DEGREES, BLUNT_MM, contact_line, cut_base, diaphragm
 
 _SOFT_HU = (-400, 200)
@@ -42,6 +45,7 @@ _SPINE_DEGREES, _SPINE_GAP_MM = 30, 8.0  # beside the spine soft tissue lies bet
 _WEAK_REACH = 6  # rays or slices around a strong gap
 _MIN_SEEN = 1 / 3  # of the rays with a gap meet aerated lung, or lie below lung that disease has cut off
 _OUTER_MARGIN_MM = 1.0
+_WALL_TOLERANCE_MM = 3.0  # the wall is known to 2 mm (standard deviation)
 _DOME_MM = 40.0  # a dome of the diaphragm rises less into the lung
 _AGREES_MM = 10.0  # a blunt end at the side this little above the mirrored one is the lung's own
 _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, also if the patient lies askew
@@ -75,15 +79,19 @@ def find_dense_lung(hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tupl
     """
     rays = Rays(hu.shape, spacing_mm, chest_centre(hu, lungs, spacing_mm))
     maps = side_maps(hu, lungs, rays)
-    found, unseen = np.zeros(lungs.shape, np.uint8), np.zeros(lungs.shape, np.uint8)
+    found, within, unseen = (np.zeros(lungs.shape, np.uint8) for _ in range(3))
     for side, (own, other) in enumerate((maps, maps[::-1])):
         added = _missing_lung(own, other, spacing_mm[2])
         if not added.any():
             continue
         rays.paint(found, added, side, side + 1)
-        rays.paint(unseen, added & (own.last <= 0)[:, None], side, 1)
+        rays.paint(within, _up_to(own.wall + _WALL_TOLERANCE_MM), side, side + 1)
+        rays.paint(unseen, np.broadcast_to((own.last <= 0)[:, None], added.shape), side, 1)
     found[lungs > 0] = 0
-    return _sorted_out(found, unseen > 0, hu, lungs, spacing_mm)
+    predicted, fluid_ml = _without_fluid(found, hu, lungs, spacing_mm)
+    labels = _with_borders_of(predicted, within, hu, lungs, spacing_mm)
+    leak_ml = np.count_nonzero((labels > 0) & (unseen > 0)) * _ml(spacing_mm)
+    return DenseLung(labels, leak_ml, fluid_ml)
 
 
 # ---- along rays ------------------------------------------------------------------------------------------------
@@ -105,10 +113,13 @@ def _missing_lung(own: SideMaps, other: SideMaps, z_mm: float) -> Mask:
     over_dome_mm = 0.0 if base is None else _DOME_MM
     start = np.where(own.last > 0, own.last + 1, _mediastinum(own, other, z_mm, over_dome_mm))
     radius = np.arange(REACH_MM)[None, :, None]
-    outer = np.where(np.isfinite(own.wall), own.wall + _OUTER_MARGIN_MM, 0)
-    between = (radius >= start[:, None]) & (radius <= outer[:, None]) & rays[:, None]
-    soft = (own.hu > _SOFT_HU[0]) & (own.hu < _SOFT_HU[1])
-    return between & soft & ~own.lung & (z >= floor[:, :, None] + 0.5)  # type: ignore[no-any-return]
+    between = (radius >= start[:, None]) & _up_to(own.wall + _OUTER_MARGIN_MM) & rays[:, None]
+    return between & _soft(own.hu) & ~own.lung & (z >= floor[:, :, None] + 0.5)  # type: ignore[no-any-return]
+
+
+def _up_to(wall: Plane) -> Mask:
+    """(angle, mm, z) what lies within ``wall``; nothing where the wall is not known."""
+    return np.arange(REACH_MM)[None, :, None] <= np.where(np.isfinite(wall), wall, -1)[:, None]  # type: ignore[no-any-return]
 
 
 def _wall_everywhere(wall: Plane, z_mm: float) -> Plane:
@@ -189,35 +200,45 @@ def _seen_from_below(lung: Mask, slices: float) -> Mask:
 # ---- on the grid -----------------------------------------------------------------------------------------------
 
 
-def _sorted_out(
-    found: NDArray[np.uint8],
-    unseen: Mask,
+def _without_fluid(
+    found: NDArray[np.uint8], hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tuple[float, ...]
+) -> tuple[NDArray[np.uint8], float]:
+    """The solid parts of ``found`` that have not the density of fluid, and the volume in ml of those that have."""
+    kept, fluid_ml = np.zeros_like(found), 0.0
+    for side in (1, 2):
+        for box, part in _solid_parts(found == side, lungs == side, spacing_mm):
+            if _FLUID_HU[0] <= np.median(hu[box][part]) <= _FLUID_HU[1]:
+                fluid_ml += np.count_nonzero(part) * _ml(spacing_mm)
+            else:
+                kept[box][part] = side
+    return kept, fluid_ml
+
+
+def _with_borders_of(
+    predicted: NDArray[np.uint8],
+    within: NDArray[np.uint8],
     hu: NDArray[Any],
     lungs: NDArray[np.uint8],
     spacing_mm: tuple[float, ...],
-) -> DenseLung:
-    """Thin sheets and crumbs dropped, parts with the density of fluid measured and dropped."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-    kept, fluid_ml = np.zeros_like(found), 0.0
+) -> NDArray[np.uint8]:
+    """The parts of ``predicted`` up to where their density ends, no further than ``within`` their side's wall."""
+    labels = np.zeros_like(predicted)
     for side in (1, 2):
-        if not (found == side).any():
-            continue
-        box = tuple(
-            slice(max(0, part.start - 4), part.stop + 4)
-            for part in ndimage.find_objects((found == side).astype(np.uint8))[0]
-        )
-        parts, number = ndimage.label(_opened(found[box] == side, lungs[box] == side, spacing_mm))
-        for part in range(1, number + 1):
-            where = parts == part
-            ml = np.count_nonzero(where) * voxel_ml
-            if ml < _MIN_ML:
-                continue
-            if _FLUID_HU[0] <= np.median(hu[box][where]) <= _FLUID_HU[1]:
-                fluid_ml += ml
-            else:
-                kept[box][where] = side
-    leak_ml = np.count_nonzero((kept > 0) & unseen) * voxel_ml
-    return DenseLung(kept, leak_ml, fluid_ml)
+        moved = follow_density(hu, predicted == side, lungs > 0, _soft(hu) & (within == side), spacing_mm)
+        for box, part in _solid_parts(moved, lungs == side, spacing_mm):
+            labels[box][part] = side
+    return labels
+
+
+def _solid_parts(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Iterator[tuple[tuple[slice, ...], Mask]]:
+    """Box and mask in it of each connected part of ``found`` that is neither a thin sheet nor a crumb."""
+    if not found.any():
+        return
+    box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in ndimage.find_objects(found.view(np.uint8))[0])
+    parts, _ = ndimage.label(_opened(found[box], lung[box], spacing_mm))
+    volumes_ml = np.bincount(parts.ravel())[1:] * _ml(spacing_mm)
+    for part in np.flatnonzero(volumes_ml >= _MIN_ML) + 1:
+        yield box, parts == part
 
 
 def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
@@ -226,3 +247,11 @@ def _opened(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
     radius = [round(_OPENING_MM / 2 / side) for side in spacing_mm]
     opened = sitk.BinaryMorphologicalOpening(together, radius, sitk.sitkBox)
     return found & (sitk.GetArrayFromImage(opened).transpose() > 0)  # type: ignore[no-any-return]
+
+
+def _soft(hu: NDArray[Any]) -> Mask:
+    return (hu > _SOFT_HU[0]) & (hu < _SOFT_HU[1])  # type: ignore[no-any-return]
+
+
+def _ml(spacing_mm: tuple[float, ...]) -> float:
+    return float(np.prod(spacing_mm)) / 1000
