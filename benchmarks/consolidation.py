@@ -100,6 +100,12 @@ def rows_of(
     return rows
 
 
+def mean_of(rows: list[dict[str, Any]]) -> str:
+    """Mean of what was kept and grown over the rows with a part, in words."""
+    kept, grown = ([row[name] for row in rows if row["share_pct"]] for name in ("kept_pct", "grown_pct"))
+    return f"kept {np.mean(kept):5.1f} %   grown {np.mean(grown):5.2f} %"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path, nargs="+")
@@ -116,6 +122,7 @@ def main() -> None:
         for side in sides:
             print(f"{scan.case}, {side.text}")
             rows = rows_of(scan, side.id, options.mean_hu, tuple(options.shapes), tuple(options.shares))
+            print(f"  mean               {mean_of(rows)}", flush=True)
             table += [{"case": scan.case, "side": side.name, "mean_hu": options.mean_hu, **row} for row in rows]
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n")

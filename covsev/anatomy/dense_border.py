@@ -50,19 +50,18 @@ def follow_density(hu: NDArray[Any], part: Mask, lung: Mask, allowed: Mask, spac
         return part
     box = _box_around(part, spacing_mm)
     tissue = (hu[box] > _TISSUE_HU[0]) & (hu[box] < _TISSUE_HU[1]) & ~lung[box]
+    bone = hu[box] >= _TISSUE_HU[1]
     density = _mean_where(tissue, hu[box], _DENSITY_SD_MM, spacing_mm)
     free = (allowed[box] | part[box]) & ~lung[box]
     moved = part[box] & ~lung[box]
     for _ in range(_STEPS):
         depth_mm = _depth_mm(moved, spacing_mm)
-        votes = _votes(density, tissue, depth_mm, float(np.prod(spacing_mm)) / 1000)
+        votes = _votes(density, tissue, bone, depth_mm, float(np.prod(spacing_mm)) / 1000)
         if votes is None:
             break
         smoothed = _mean_where(~lung[box], votes, _VOTE_SD_MM, spacing_mm)
         inside = depth_mm / _BORDER_SD_MM + _VOTE_WEIGHT * smoothed + _OUTWARD > 0
         moved = inside & (depth_mm > -_REACH_MM) & free
-        if not moved.any():
-            break
     result = np.zeros_like(part)
     result[box] = moved
     return result
@@ -88,16 +87,15 @@ def _depth_mm(part: Mask, spacing_mm: tuple[float, ...]) -> Plane:
     return (inside - outside).astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _votes(density: Plane, tissue: Mask, depth_mm: Plane, voxel_ml: float) -> Plane | None:
+def _votes(density: Plane, tissue: Mask, bone: Mask, depth_mm: Plane, voxel_ml: float) -> Plane | None:
     """Logarithm of the likelihood of each voxel's density inside the part over that around it; ``None`` if unknown.
 
-    Inside, densities are normally distributed with a few that are not; around, they are as their histogram says.
+    Inside, densities are normally distributed with a few that are not; around, they are as their histogram says. Bone
+    speaks against the part. What is darker than fat holds air, which disease and the border of lung do too: no vote.
     """
     inside = tissue & (depth_mm > _INSIDE_MM)
-    if np.count_nonzero(inside) * voxel_ml < _MIN_INSIDE_ML:
-        inside = tissue & (depth_mm > 0)
     around = tissue & (depth_mm < -_AROUND_MM[0]) & (depth_mm > -_AROUND_MM[1])
-    if not inside.any() or np.count_nonzero(around) * voxel_ml < _MIN_AROUND_ML:
+    if np.count_nonzero(inside) * voxel_ml < _MIN_INSIDE_ML or np.count_nonzero(around) * voxel_ml < _MIN_AROUND_ML:
         return None
     middle = float(np.median(density[inside]))
     sd = max(_MIN_SD_HU, 1.48 * float(np.median(np.abs(density[inside] - middle))))
@@ -106,4 +104,4 @@ def _votes(density: Plane, tissue: Mask, depth_mm: Plane, voxel_ml: float) -> Pl
     share = ndimage.gaussian_filter1d(counts, 1.5) / counts.sum() / 4 + 2e-4
     bins = np.clip(((density - _HISTOGRAM_HU[0]) / 4).astype(int), 0, len(share) - 1)
     votes = np.clip(np.log(as_inside / share[bins]), -_MOST_VOTE, _MOST_VOTE)
-    return np.where(tissue, votes, -_MOST_VOTE).astype(np.float32)
+    return np.where(tissue, votes, np.where(bone, -_MOST_VOTE, 0)).astype(np.float32)
