@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covsev.anatomy import fissure_finding
 from covsev.anatomy.fissure_fit import (
     Evidence,
     Surfaces,
@@ -25,6 +28,7 @@ from covsev.anatomy.fissure_model import (
 )
 from covsev.anatomy.fissure_search import search_modes
 from covsev.anatomy.fissureness import TILTS, WIDE_STRIDE, find_sheets, large_sheets, sheet_contrast, support, unfold
+from covsev.labels import RIGHT_LOWER, RIGHT_LUNG, RIGHT_MIDDLE
 
 FRAMES = {
     1: LungFrame(np.array([90.0, 100.0, 120.0]), np.array([105.0, 160.0, 240.0])),
@@ -282,3 +286,16 @@ def test_the_search_finds_a_sheet_far_from_the_expected_surface():
     moved = Surfaces(surfaces.frames, surfaces.coefficients + np.tensordot(best, model.modes, axes=1), {})
     rise = moved.height_mm("right_oblique", x, y) - surfaces.height_mm("right_oblique", x, y)
     assert np.median(np.abs(rise - 18)) < 5
+
+
+@pytest.mark.parametrize(
+    ("middle_pct", "mean_support", "believed"),
+    [(5, 0.49, False), (5, 0.5, True), (3, 0.9, False), (7, 0.1, True), (25, 0.49, False), (25, 0.5, True)],
+)
+def test_a_middle_lobe_of_rare_size_is_believed_where_its_fissures_are_seen(
+    monkeypatch, middle_pct, mean_support, believed
+):
+    lobes = np.where(np.arange(100) < middle_pct, RIGHT_MIDDLE.id, RIGHT_LOWER.id)
+    monkeypatch.setattr(fissure_finding, "divide_lungs", lambda *_: lobes)
+    chest = SimpleNamespace(sides=np.ones((4, 4, 4), np.uint8), spacing_mm=(2.0, 2.0, 2.0))
+    assert fissure_finding._plausible(chest, None, RIGHT_LUNG.id, mean_support) is believed

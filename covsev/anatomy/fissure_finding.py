@@ -21,6 +21,10 @@ _REACH_MM, _NEAR_MM, _SUPPORT_MM = 46, 6, 2  # of the search, of the points for 
 _FINE_SCALES_MM = (3.0, 2.0, 2.0)
 _MIN_SUPPORT = 0.08  # of the oblique fissure; surfaces in mere noise have about this much
 _MIDDLE_SHARE = (0.06, 0.22)  # of the right lung
+_CLEAR_SUPPORT, _MIDDLE_SHARE_IF_CLEAR = (
+    0.5,
+    (0.04, 0.30),
+)  # fissures seen on most of them may be where few people's are
 _SEARCHES, _GUESSES = 2, 2
 _SHEETS = (4, 2)  # of those found about the oblique and about the horizontal fissure, the largest are tried
 _SHEET_POINTS = 60
@@ -56,8 +60,9 @@ def _fit_lung(chest: CoarseChest, expected: Surfaces, side: int) -> Surfaces | N
         evidence = {side: _sheets(chest, start, side)}
         fitted = fit_surfaces(model, expected.frames, evidence, start=start, scales_mm=_FINE_SCALES_MM)
         shares = [_supported_share(chest, fitted, name) for name in names]
-        if shares[0] >= _MIN_SUPPORT and np.mean(shares) > best_support and _plausible(chest, fitted, side):
-            best, best_support = fitted, float(np.mean(shares))
+        mean_support = float(np.mean(shares))
+        if shares[0] >= _MIN_SUPPORT and mean_support > best_support and _plausible(chest, fitted, side, mean_support):
+            best, best_support = fitted, mean_support
     return best
 
 
@@ -108,14 +113,15 @@ def _supported_share(chest: CoarseChest, surfaces: Surfaces, fissure: str) -> fl
     return round(float(support(unfolded)[real].mean()), 3) if real.any() else 0.0
 
 
-def _plausible(chest: CoarseChest, surfaces: Surfaces, side: int) -> bool:
-    """Whether the middle lobe has a share of the right lung as middle lobes have."""
+def _plausible(chest: CoarseChest, surfaces: Surfaces, side: int, mean_support: float) -> bool:
+    """Whether the middle lobe has a share of the right lung as middle lobes have; rarer ones must be clearly seen."""
     if side != RIGHT_LUNG.id:
         return True
     right, (x_mm, y_mm, z_mm) = chest.sides[::2, ::2], chest.spacing_mm
     lobes = divide_lungs(np.where(right == side, right, 0), (2 * x_mm, 2 * y_mm, z_mm), surfaces)
     share = float((lobes == RIGHT_MIDDLE.id).sum() / max(1, (lobes > 0).sum()))
-    return _MIDDLE_SHARE[0] <= share <= _MIDDLE_SHARE[1]
+    least, most = _MIDDLE_SHARE if mean_support < _CLEAR_SUPPORT else _MIDDLE_SHARE_IF_CLEAR
+    return least <= share <= most
 
 
 def _with_lung(surfaces: Surfaces, fitted: Surfaces, side: int) -> Surfaces:
