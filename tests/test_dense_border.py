@@ -54,11 +54,20 @@ def test_known_lung_and_what_is_not_allowed_stay_out():
     assert not (moved & (lung | ~allowed)).any()
 
 
-def test_what_was_predicted_needs_no_leave():
+def test_where_nothing_is_allowed_a_part_stays_as_it_was_predicted():
     predicted = RADIUS_MM < 20
     moved = follow_density(scan(60), predicted, LUNG, ~EVERYWHERE, SPACING_MM)
     assert not (moved & ~predicted).any()
     assert dice(moved, predicted) > 0.95
+
+
+@pytest.mark.parametrize("other_hu", [-10, 70])
+def test_a_part_beside_one_of_another_density_is_judged_by_its_own(other_hu):
+    other = np.sqrt(((MM - np.array([34, 0, 0])[:, None, None, None]) ** 2).sum(axis=0)) < 14
+    part = (RADIUS_MM < 22) & (MM[0] < 14)
+    hu = np.where(other, other_hu, scan(50, true=part))
+    for own, beside in ((part, other), (other, part)):
+        assert dice(follow_density(hu, own, LUNG | beside, EVERYWHERE, SPACING_MM), own) > 0.88
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -290,7 +290,15 @@ def test_the_search_finds_a_sheet_far_from_the_expected_surface():
 
 @pytest.mark.parametrize(
     ("middle_pct", "mean_support", "believed"),
-    [(5, 0.49, False), (5, 0.5, True), (3, 0.9, False), (7, 0.1, True), (25, 0.49, False), (25, 0.5, True)],
+    [
+        (5, 0.49, False),
+        (5, 0.5, True),
+        (3, 0.9, False),
+        (7, 0.1, True),
+        (25, 0.49, False),
+        (25, 0.5, True),
+        (31, 0.9, False),
+    ],
 )
 def test_a_middle_lobe_of_rare_size_is_believed_where_its_fissures_are_seen(
     monkeypatch, middle_pct, mean_support, believed

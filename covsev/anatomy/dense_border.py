@@ -28,12 +28,11 @@ _AROUND_MM = (4.0, 20.0)  # distances at which it is that of its surroundings
 _MIN_INSIDE_ML = 2.0
 _MIN_AROUND_ML = 10.0
 _MIN_SD_HU = 6.0
-_HISTOGRAM_HU = np.arange(_TISSUE_HU[0], _TISSUE_HU[1] + 5, 4)
+_BIN_HU = 4  # of the histogram of what is around
 _MOST_VOTE = 2.0  # natural logarithm of the ratio that one place may claim
 _VOTE_WEIGHT = 2.0
 _BORDER_SD_MM = 2.0  # of a predicted border
 _OUTWARD = 0.6  # the predicted part is more often too small than too large
-_REACH_MM = 12.0  # of one step
 
 
 def follow_density(hu: NDArray[Any], part: Mask, lung: Mask, allowed: Mask, spacing_mm: tuple[float, ...]) -> Mask:
@@ -41,8 +40,8 @@ def follow_density(hu: NDArray[Any], part: Mask, lung: Mask, allowed: Mask, spac
 
     Args:
         hu: (X, Y, Z) at about 2 mm.
-        part: (X, Y, Z) dense lung as predicted from the shape of the chest.
-        lung: (X, Y, Z) lung of either side that is known already; it is never part of the result.
+        part: (X, Y, Z) one connected part of dense lung, as predicted from the shape of the chest.
+        lung: (X, Y, Z) lung of either side that is known already, and other such parts: never part of the result.
         allowed: (X, Y, Z) where dense lung can be besides in ``part``: soft voxels within the rib cage.
         spacing_mm: of that grid.
     """
@@ -60,8 +59,7 @@ def follow_density(hu: NDArray[Any], part: Mask, lung: Mask, allowed: Mask, spac
         if votes is None:
             break
         smoothed = _mean_where(~lung[box], votes, _VOTE_SD_MM, spacing_mm)
-        inside = depth_mm / _BORDER_SD_MM + _VOTE_WEIGHT * smoothed + _OUTWARD > 0
-        moved = inside & (depth_mm > -_REACH_MM) & free
+        moved = (depth_mm / _BORDER_SD_MM + _VOTE_WEIGHT * smoothed + _OUTWARD > 0) & free
     result = np.zeros_like(part)
     result[box] = moved
     return result
@@ -100,8 +98,8 @@ def _votes(density: Plane, tissue: Mask, bone: Mask, depth_mm: Plane, voxel_ml: 
     middle = float(np.median(density[inside]))
     sd = max(_MIN_SD_HU, 1.48 * float(np.median(np.abs(density[inside] - middle))))
     as_inside = 0.9 * np.exp(-(((density - middle) / sd) ** 2) / 2) / (sd * np.sqrt(2 * np.pi)) + 3e-4
-    counts = np.histogram(density[around], bins=_HISTOGRAM_HU)[0].astype(float)
-    share = ndimage.gaussian_filter1d(counts, 1.5) / counts.sum() / 4 + 2e-4
-    bins = np.clip(((density - _HISTOGRAM_HU[0]) / 4).astype(int), 0, len(share) - 1)
-    votes = np.clip(np.log(as_inside / share[bins]), -_MOST_VOTE, _MOST_VOTE)
+    bins = np.clip(((density - _TISSUE_HU[0]) / _BIN_HU).astype(int), 0, (_TISSUE_HU[1] - _TISSUE_HU[0]) // _BIN_HU - 1)
+    counts = np.bincount(bins[around], minlength=bins.max() + 1).astype(float)
+    as_around = ndimage.gaussian_filter1d(counts, 1.5) / counts.sum() / _BIN_HU + 2e-4
+    votes = np.clip(np.log(as_inside / as_around[bins]), -_MOST_VOTE, _MOST_VOTE)
     return np.where(tissue, votes, np.where(bone, -_MOST_VOTE, 0)).astype(np.float32)

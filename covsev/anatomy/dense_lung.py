@@ -60,7 +60,7 @@ class DenseLung:
 
     Attributes:
         labels: (X, Y, Z) uint8, 1 right and 2 left, only what is added.
-        leak_suspected_ml: part of it on rays that meet no aerated lung, where shape alone bounds it inside.
+        leak_suspected_ml: part of it on rays that meet no aerated lung, which do not show where it ends inside.
         possible_effusion_ml: volume between lung and wall with the density of fluid, which is not added.
     """
 
@@ -88,9 +88,10 @@ def find_dense_lung(hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tupl
         rays.paint(within, _up_to(own.wall + _WALL_TOLERANCE_MM), side, side + 1)
         rays.paint(unseen, np.broadcast_to((own.last <= 0)[:, None], added.shape), side, 1)
     found[lungs > 0] = 0
-    predicted, fluid_ml = _without_fluid(found, hu, lungs, spacing_mm)
-    labels = _with_borders_of(predicted, within, hu, lungs, spacing_mm)
-    leak_ml = np.count_nonzero((labels > 0) & (unseen > 0)) * _ml(spacing_mm)
+    predicted, fluid = _without_fluid(found, hu, lungs, spacing_mm)
+    within[fluid | ~_soft(hu)] = 0
+    labels = _up_to_their_borders(predicted, within, hu, lungs, spacing_mm)
+    leak_ml, fluid_ml = (np.count_nonzero(m) * _ml(spacing_mm) for m in ((labels > 0) & (unseen > 0), fluid))
     return DenseLung(labels, leak_ml, fluid_ml)
 
 
@@ -202,31 +203,35 @@ def _seen_from_below(lung: Mask, slices: float) -> Mask:
 
 def _without_fluid(
     found: NDArray[np.uint8], hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tuple[float, ...]
-) -> tuple[NDArray[np.uint8], float]:
-    """The solid parts of ``found`` that have not the density of fluid, and the volume in ml of those that have."""
-    kept, fluid_ml = np.zeros_like(found), 0.0
+) -> tuple[NDArray[np.uint8], Mask]:
+    """The solid parts of ``found`` that have not the density of fluid, and those that have."""
+    kept, fluid = np.zeros_like(found), np.zeros(found.shape, dtype=bool)
     for side in (1, 2):
         for box, part in _solid_parts(found == side, lungs == side, spacing_mm):
             if _FLUID_HU[0] <= np.median(hu[box][part]) <= _FLUID_HU[1]:
-                fluid_ml += np.count_nonzero(part) * _ml(spacing_mm)
+                fluid[box] |= part
             else:
                 kept[box][part] = side
-    return kept, fluid_ml
+    return kept, fluid
 
 
-def _with_borders_of(
+def _up_to_their_borders(
     predicted: NDArray[np.uint8],
-    within: NDArray[np.uint8],
+    allowed: NDArray[np.uint8],
     hu: NDArray[Any],
     lungs: NDArray[np.uint8],
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
-    """The parts of ``predicted`` up to where their density ends, no further than ``within`` their side's wall."""
-    labels = np.zeros_like(predicted)
+    """The parts of ``predicted``, each up to where its own density ends; ``allowed`` says where each side may grow."""
+    labels, known = np.zeros_like(predicted), (lungs > 0) | (predicted > 0)
     for side in (1, 2):
-        moved = follow_density(hu, predicted == side, lungs > 0, _soft(hu) & (within == side), spacing_mm)
-        for box, part in _solid_parts(moved, lungs == side, spacing_mm):
-            labels[box][part] = side
+        moved = np.zeros(predicted.shape, dtype=bool)
+        for box, inside in _solid_parts(predicted == side, lungs == side, spacing_mm):
+            part = np.zeros_like(moved)
+            part[box] = inside
+            moved |= follow_density(hu, part, known & ~part, allowed == side, spacing_mm)
+        for box, inside in _solid_parts(moved, lungs == side, spacing_mm):
+            labels[box][inside] = side
     return labels
 
 

@@ -21,10 +21,8 @@ _REACH_MM, _NEAR_MM, _SUPPORT_MM = 46, 6, 2  # of the search, of the points for 
 _FINE_SCALES_MM = (3.0, 2.0, 2.0)
 _MIN_SUPPORT = 0.08  # of the oblique fissure; surfaces in mere noise have about this much
 _MIDDLE_SHARE = (0.06, 0.22)  # of the right lung
-_CLEAR_SUPPORT, _MIDDLE_SHARE_IF_CLEAR = (
-    0.5,
-    (0.04, 0.30),
-)  # fissures seen on most of them may be where few people's are
+_CLEAR_SUPPORT = 0.5  # mean of a lung's fissures from which they may lie where few people's do
+_MIDDLE_SHARE_IF_CLEAR = (0.04, 0.30)
 _SEARCHES, _GUESSES = 2, 2
 _SHEETS = (4, 2)  # of those found about the oblique and about the horizontal fissure, the largest are tried
 _SHEET_POINTS = 60

@@ -47,8 +47,8 @@ class LungSegmentation:
         recovered_mask: (X, Y, Z) bool on the scan's grid: lung that the threshold missed and that was recovered.
         recovered_ml: volume of ``recovered_mask``: vessels and dense disease, without airways.
         airways_ml: volume of trachea and main bronchi, which are not lung.
-        leak_suspected_ml: part of the recovered volume that shape alone separates from mediastinum and diaphragm,
-            on rays from the middle of the chest that meet no aerated lung.
+        leak_suspected_ml: part of the recovered volume on rays from the middle of the chest that meet no aerated lung,
+            which do not show where mediastinum and diaphragm end.
         possible_effusion_ml: volume between lung and chest wall with the density of fluid, not in the labels.
         flags: codes of what is unusual: ``fused`` (both lungs were one part and were split), ``one_lung``.
     """
