@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
-Plane = NDArray[np.float32]
+Volume = NDArray[np.float32]
 
 _STEPS = 4
 _MARGIN_MM = 30.0  # around the predicted part, in which its border may move
@@ -71,7 +71,7 @@ def _box_around(part: Mask, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margins, strict=True))
 
 
-def _mean_where(where: Mask, values: NDArray[Any], sd_mm: float, spacing_mm: tuple[float, ...]) -> Plane:
+def _mean_where(where: Mask, values: NDArray[Any], sd_mm: float, spacing_mm: tuple[float, ...]) -> Volume:
     """Gaussian mean of ``values`` over the voxels in ``where``; near 0 far from all of them."""
     sigma = [sd_mm / side for side in spacing_mm]
     weight = ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=2.5)
@@ -79,13 +79,13 @@ def _mean_where(where: Mask, values: NDArray[Any], sd_mm: float, spacing_mm: tup
     return total / np.maximum(weight, 1e-3)  # type: ignore[no-any-return]
 
 
-def _depth_mm(part: Mask, spacing_mm: tuple[float, ...]) -> Plane:
+def _depth_mm(part: Mask, spacing_mm: tuple[float, ...]) -> Volume:
     """Distance in mm to the nearest voxel on the other side of the border of ``part``, negative outside."""
     inside, outside = (ndimage.distance_transform_edt(mask, spacing_mm) for mask in (part, ~part))
     return (inside - outside).astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _votes(density: Plane, tissue: Mask, bone: Mask, depth_mm: Plane, voxel_ml: float) -> Plane | None:
+def _votes(density: Volume, tissue: Mask, bone: Mask, depth_mm: Volume, voxel_ml: float) -> Volume | None:
     """Logarithm of the likelihood of each voxel's density inside the part over that around it; ``None`` if unknown.
 
     Inside, densities are normally distributed with a few that are not; around, they are as their histogram says. Bone
