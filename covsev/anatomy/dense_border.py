@@ -50,15 +50,17 @@ def follow_density(hu: NDArray[Any], part: Mask, lung: Mask, allowed: Mask, spac
     box = _box_around(part, spacing_mm)
     tissue = (hu[box] > _TISSUE_HU[0]) & (hu[box] < _TISSUE_HU[1]) & ~lung[box]
     bone = hu[box] >= _TISSUE_HU[1]
-    density = _mean_where(tissue, hu[box], _DENSITY_SD_MM, spacing_mm)
-    free = (allowed[box] | part[box]) & ~lung[box]
-    moved = part[box] & ~lung[box]
+    density = _blurred(hu[box], tissue, _DENSITY_SD_MM, spacing_mm) / _share(tissue, _DENSITY_SD_MM, spacing_mm)
+    outside_lung = ~lung[box]
+    share = _share(outside_lung, _VOTE_SD_MM, spacing_mm)
+    free = (allowed[box] | part[box]) & outside_lung
+    moved = part[box] & outside_lung
     for _ in range(_STEPS):
         depth_mm = _depth_mm(moved, spacing_mm)
         votes = _votes(density, tissue, bone, depth_mm, float(np.prod(spacing_mm)) / 1000)
         if votes is None:
             break
-        smoothed = _mean_where(~lung[box], votes, _VOTE_SD_MM, spacing_mm)
+        smoothed = _blurred(votes, outside_lung, _VOTE_SD_MM, spacing_mm) / share
         moved = (depth_mm / _BORDER_SD_MM + _VOTE_WEIGHT * smoothed + _OUTWARD > 0) & free
     result = np.zeros_like(part)
     result[box] = moved
@@ -71,12 +73,15 @@ def _box_around(part: Mask, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margins, strict=True))
 
 
-def _mean_where(where: Mask, values: NDArray[Any], sd_mm: float, spacing_mm: tuple[float, ...]) -> Volume:
-    """Gaussian mean of ``values`` over the voxels in ``where``; near 0 far from all of them."""
+def _blurred(values: NDArray[Any] | float, where: Mask, sd_mm: float, spacing_mm: tuple[float, ...]) -> Volume:
+    """``values`` in ``where``, 0 elsewhere, smoothed; over :func:`_share` of ``where`` it is the mean of near ones."""
     sigma = [sd_mm / side for side in spacing_mm]
-    weight = ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=2.5)
-    total = ndimage.gaussian_filter(np.where(where, values, 0).astype(np.float32), sigma, truncate=2.5)
-    return total / np.maximum(weight, 1e-3)  # type: ignore[no-any-return]
+    return ndimage.gaussian_filter(np.where(where, values, 0).astype(np.float32), sigma, truncate=2.5)  # type: ignore[no-any-return]
+
+
+def _share(where: Mask, sd_mm: float, spacing_mm: tuple[float, ...]) -> Volume:
+    """Share of ``where`` near each voxel, at least 0.001, so that the mean far from it is near 0."""
+    return np.maximum(_blurred(1.0, where, sd_mm, spacing_mm), 1e-3)
 
 
 def _depth_mm(part: Mask, spacing_mm: tuple[float, ...]) -> Volume:
