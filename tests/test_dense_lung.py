@@ -105,6 +105,24 @@ def test_fluid_is_measured_and_is_not_lung(whole):
     assert found.possible_effusion_ml == pytest.approx(part_ml, rel=0.25)
 
 
+def test_fat_beside_the_lung_is_not_lung(whole):
+    _, lungs, mm = whole
+    part = (lungs == 1) & PARTS["posterior"](*mm)
+    hu, left = with_part(whole, part, value=-95)
+    found = find_dense_lung(hu, left, SPACING_MM)
+    assert not found.labels.any()
+    assert found.possible_effusion_ml == 0
+
+
+def test_disease_of_many_densities_about_that_of_fat_is_lung(whole):
+    _, lungs, mm = whole
+    part = (lungs == 1) & PARTS["posterior"](*mm)
+    hu, left = with_part(whole, part)
+    hu[part] = np.random.default_rng(2).uniform(-340, 30, np.count_nonzero(part))
+    found = find_dense_lung(hu, left, SPACING_MM)
+    assert (found.labels[part] == 1).mean() > 0.7
+
+
 def test_what_shape_alone_bounds_is_reported(whole):
     _, lungs, mm = whole
     part = (lungs == 1) & (mm[1] > 30)

@@ -52,6 +52,7 @@ _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, a
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
 _FLUID_HU = (-15.0, 15.0)  # simple fluid, undiseased; consolidation is denser
+_FAT_HU = (-160, -50)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +223,10 @@ def _up_to_their_borders(
     lungs: NDArray[np.uint8],
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
-    """The parts of ``predicted``, each up to where its own density ends; ``allowed`` says where each side may grow."""
+    """The parts of ``predicted``, each up to where its own density ends, without fat beside the lung.
+
+    ``allowed`` says where each side may grow.
+    """
     labels, known = np.zeros_like(predicted), (lungs > 0) | (predicted > 0)
     for side in (1, 2):
         moved = np.zeros(predicted.shape, dtype=bool)
@@ -231,8 +235,18 @@ def _up_to_their_borders(
             part[box] = inside
             moved |= follow_density(hu, part, known & ~part, allowed == side, spacing_mm)
         for box, inside in _solid_parts(moved, lungs == side, spacing_mm):
-            labels[box][inside] = side
+            if not _is_fat(hu[box][inside]):
+                labels[box][inside] = side
     return labels
+
+
+def _is_fat(hu: NDArray[Any]) -> bool:
+    """Whether more of these voxels have the density of fat than hold more air, and than are denser.
+
+    Fat beside the spine lies where lung is expected. Disease of such a density is spread over many densities.
+    """
+    airy, denser = np.count_nonzero(hu <= _FAT_HU[0]), np.count_nonzero(hu >= _FAT_HU[1])
+    return hu.size - airy - denser > max(airy, denser)
 
 
 def _solid_parts(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Iterator[tuple[tuple[slice, ...], Mask]]:
