@@ -114,6 +114,18 @@ def test_fat_beside_the_lung_is_not_lung(whole):
     assert found.possible_effusion_ml == 0
 
 
+def test_disease_that_touches_fat_stays(whole):
+    _, lungs, mm = whole
+    part = (lungs == 1) & PARTS["posterior"](*mm)
+    low = part & (mm[2] < 145)
+    assert np.count_nonzero(low) > 0.55 * np.count_nonzero(part)
+    hu, left = with_part(whole, part)
+    hu[low] -= 130
+    found = find_dense_lung(hu, left, SPACING_MM).labels
+    assert (found[part & ~low] == 1).mean() > 0.6
+    assert (found[low] == 1).mean() < 0.05
+
+
 def test_disease_of_many_densities_about_that_of_fat_is_lung(whole):
     _, lungs, mm = whole
     part = (lungs == 1) & PARTS["posterior"](*mm)

@@ -223,30 +223,37 @@ def _up_to_their_borders(
     lungs: NDArray[np.uint8],
     spacing_mm: tuple[float, ...],
 ) -> NDArray[np.uint8]:
-    """The parts of ``predicted``, each up to where its own density ends, without fat beside the lung.
+    """The parts of ``predicted``, each up to where its own density ends, without fat.
 
     ``allowed`` says where each side may grow.
     """
     labels, known = np.zeros_like(predicted), (lungs > 0) | (predicted > 0)
     for side in (1, 2):
         moved = np.zeros(predicted.shape, dtype=bool)
-        for box, inside in _solid_parts(predicted == side, lungs == side, spacing_mm):
+        likely = _without_fat(predicted == side, hu, lungs == side, spacing_mm)
+        for box, inside in _solid_parts(likely, lungs == side, spacing_mm):
             part = np.zeros_like(moved)
             part[box] = inside
             moved |= follow_density(hu, part, known & ~part, allowed == side, spacing_mm)
+        moved = _without_fat(moved, hu, lungs == side, spacing_mm)
         for box, inside in _solid_parts(moved, lungs == side, spacing_mm):
-            if not _is_fat(hu[box][inside]):
-                labels[box][inside] = side
+            labels[box][inside] = side
     return labels
 
 
-def _is_fat(hu: NDArray[Any]) -> bool:
-    """Whether more of these voxels have the density of fat than hold more air, and than are denser.
+def _without_fat(found: Mask, hu: NDArray[Any], lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
+    """``found`` without the fat, and what is darker, of parts that are mostly fat.
 
-    Fat beside the spine lies where lung is expected. Disease of such a density is spread over many densities.
+    Fat beside the spine lies where lung is expected. A part is mostly fat if more of its voxels have that density than
+    hold more air, and than are denser: disease of such a density is spread over many densities.
     """
-    airy, denser = np.count_nonzero(hu <= _FAT_HU[0]), np.count_nonzero(hu >= _FAT_HU[1])
-    return hu.size - airy - denser > max(airy, denser)
+    kept = found.copy()
+    for box, part in _solid_parts(found, lung, spacing_mm):
+        airy, denser = part & (hu[box] <= _FAT_HU[0]), part & (hu[box] >= _FAT_HU[1])
+        fat = part & ~airy & ~denser
+        if np.count_nonzero(fat) > max(np.count_nonzero(airy), np.count_nonzero(denser)):
+            kept[box] &= ~part | denser
+    return kept
 
 
 def _solid_parts(found: Mask, lung: Mask, spacing_mm: tuple[float, ...]) -> Iterator[tuple[tuple[slice, ...], Mask]]:
