@@ -11,8 +11,8 @@ are the 1, 5, 10, 20 and 40 % of the lung that lie furthest
 
 ``kept`` is the share of the part that is in the mask of that lung. ``grown`` is what is lung now and was not in the
 unchanged scan, in percent of the lung. Voxels at the border of the part, lung and tissue mixed, are made denser
-in the share that is lung. Fat cannot be told from such a mixture: with ``--tissue-hu`` -30 fat at the pleura stays,
-but mixed voxels stay somewhat dark too and give the border away; with 40 no dark rim is left, nor any fat.
+in the share that is lung; fat cannot be told from such a mixture. With ``--tissue-hu`` -30 a rim of some -25 to 0 HU
+stays, which may give the border away; with 40 it becomes as dense as the part, and so does fat in it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--side", choices=("right", "left", "both"), default="both")
     parser.add_argument("--mean-hu", type=float, default=30.0, help="of the pasted tissue")
-    parser.add_argument("--tissue-hu", type=float, default=TISSUE_HU, help="of a border voxel without any lung")
+    parser.add_argument("--tissue-hu", type=float, default=TISSUE_HU, help="darker border voxels are made denser")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     parser.add_argument("--shares", nargs="+", type=int, default=SHARES_PCT, help="percent of the lung")
     parser.add_argument("--json", type=Path, help="write the table here too")
@@ -134,7 +134,16 @@ def main() -> None:
                 scan, side.id, options.mean_hu, options.tissue_hu, tuple(options.shapes), tuple(options.shares)
             )
             print(f"  mean               {mean_of(rows)}", flush=True)
-            table += [{"case": scan.case, "side": side.name, "mean_hu": options.mean_hu, **row} for row in rows]
+            table += [
+                {
+                    "case": scan.case,
+                    "side": side.name,
+                    "mean_hu": options.mean_hu,
+                    "tissue_hu": options.tissue_hu,
+                    **row,
+                }
+                for row in rows
+            ]
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covsev.anatomy.chest_wall import ANGLES, REACH_MM, Rays, chest_centre, side_maps, spread
-from covsev.anatomy.dense_lung import find_dense_lung
+from covsev.anatomy.dense_lung import _without_fat, find_dense_lung
 from covsev.anatomy.lungs import segment_lungs
 from covsev.scan import make_scan
 
@@ -111,19 +111,44 @@ def test_fat_beside_the_lung_is_not_lung(whole):
     hu, left = with_part(whole, part, value=-95)
     found = find_dense_lung(hu, left, SPACING_MM)
     assert not found.labels.any()
-    assert found.possible_effusion_ml == 0
 
 
-def test_disease_that_touches_fat_stays(whole):
+def with_fat_below(whole, value):
+    """Nearly two thirds of the posterior part are fat, the upper third has ``value``."""
     _, lungs, mm = whole
     part = (lungs == 1) & PARTS["posterior"](*mm)
-    low = part & (mm[2] < 145)
-    assert np.count_nonzero(low) > 0.55 * np.count_nonzero(part)
-    hu, left = with_part(whole, part)
-    hu[low] -= 130
+    fat = part & (mm[2] < 145)
+    hu, left = with_part(whole, part, value)
+    hu[fat] += -95 - value
+    return hu, left, fat, part & ~fat
+
+
+def test_disease_above_more_fat_stays(whole):
+    hu, left, fat, disease = with_fat_below(whole, DENSE_HU)
     found = find_dense_lung(hu, left, SPACING_MM).labels
-    assert (found[part & ~low] == 1).mean() > 0.6
-    assert (found[low] == 1).mean() < 0.05
+    assert (found[disease] == 1).mean() > 0.7
+    assert (found[fat] == 1).mean() < 0.05
+
+
+def test_fluid_above_more_fat_is_measured_and_is_not_lung(whole):
+    hu, left, _, fluid = with_fat_below(whole, 5)
+    found = find_dense_lung(hu, left, SPACING_MM)
+    fluid_ml = np.count_nonzero(fluid) * np.prod(SPACING_MM) / 1000
+    assert not found.labels.any()
+    assert 0.5 * fluid_ml < found.possible_effusion_ml < 1.1 * fluid_ml
+
+
+def test_only_parts_that_are_mostly_fat_lose_it():
+    hu = np.full((20, 20, 20), 40)
+    part = np.zeros(hu.shape, dtype=bool)
+    part[2:18, 2:18, 2:18] = True
+    for fat_layers, stays in ((6, True), (10, False)):
+        some = hu.copy()
+        some[:, :, 2 : 2 + fat_layers] = -100
+        kept = _without_fat(part, some, np.zeros_like(part), (2.0, 2.0, 2.0))
+        assert np.array_equal(kept, part if stays else part & (some > -50))
+    airy = np.where(np.arange(20) < 11, -300, np.where(np.arange(20) < 17, -100, 40)) + np.zeros_like(hu)
+    assert np.array_equal(_without_fat(part, airy, np.zeros_like(part), (2.0, 2.0, 2.0)), part)
 
 
 def test_disease_of_many_densities_about_that_of_fat_is_lung(whole):

@@ -52,7 +52,7 @@ _APEX_TOLERANCE_MM = 40.0  # the lungs' upper ends at the wall differ by less, a
 _OPENING_MM = 4.0
 _MIN_ML = 3.0
 _FLUID_HU = (-15.0, 15.0)  # simple fluid, undiseased; consolidation is denser
-_FAT_HU = (-160, -50)
+_FAT_HU = (-160, -50)  # exclusive; what is darker holds air
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +205,11 @@ def _seen_from_below(lung: Mask, slices: float) -> Mask:
 def _without_fluid(
     found: NDArray[np.uint8], hu: NDArray[Any], lungs: NDArray[np.uint8], spacing_mm: tuple[float, ...]
 ) -> tuple[NDArray[np.uint8], Mask]:
-    """The solid parts of ``found`` that have not the density of fluid, and those that have."""
+    """The solid parts of ``found``, without fat, that have not the density of fluid, and those that have."""
     kept, fluid = np.zeros_like(found), np.zeros(found.shape, dtype=bool)
     for side in (1, 2):
-        for box, part in _solid_parts(found == side, lungs == side, spacing_mm):
+        solid = _without_fat(found == side, hu, lungs == side, spacing_mm)
+        for box, part in _solid_parts(solid, lungs == side, spacing_mm):
             if _FLUID_HU[0] <= np.median(hu[box][part]) <= _FLUID_HU[1]:
                 fluid[box] |= part
             else:
@@ -230,8 +231,7 @@ def _up_to_their_borders(
     labels, known = np.zeros_like(predicted), (lungs > 0) | (predicted > 0)
     for side in (1, 2):
         moved = np.zeros(predicted.shape, dtype=bool)
-        likely = _without_fat(predicted == side, hu, lungs == side, spacing_mm)
-        for box, inside in _solid_parts(likely, lungs == side, spacing_mm):
+        for box, inside in _solid_parts(predicted == side, lungs == side, spacing_mm):
             part = np.zeros_like(moved)
             part[box] = inside
             moved |= follow_density(hu, part, known & ~part, allowed == side, spacing_mm)
@@ -242,10 +242,9 @@ def _up_to_their_borders(
 
 
 def _without_fat(found: Mask, hu: NDArray[Any], lung: Mask, spacing_mm: tuple[float, ...]) -> Mask:
-    """``found`` without the fat, and what is darker, of parts that are mostly fat.
+    """``found``, but of each solid part that is mostly fat only what is denser: fat lies beside the spine, like lung.
 
-    Fat beside the spine lies where lung is expected. A part is mostly fat if more of its voxels have that density than
-    hold more air, and than are denser: disease of such a density is spread over many densities.
+    A part is mostly fat if more of its voxels have that density than hold more air, and than are denser.
     """
     kept = found.copy()
     for box, part in _solid_parts(found, lung, spacing_mm):
