@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covsev.anatomy.chest_wall import ANGLES, REACH_MM, Rays, chest_centre, side_maps, spread
-from covsev.anatomy.dense_lung import _without_fat, find_dense_lung
+from covsev.anatomy.dense_lung import _is_fluid, _without_fat, find_dense_lung
 from covsev.anatomy.lungs import segment_lungs
 from covsev.scan import make_scan
 
@@ -111,6 +111,18 @@ def test_fat_beside_the_lung_is_not_lung(whole):
     hu, left = with_part(whole, part, value=-95)
     found = find_dense_lung(hu, left, SPACING_MM)
     assert not found.labels.any()
+
+
+@pytest.mark.parametrize(
+    ("dense_hu", "mixed_share", "fluid"),
+    [(5, 0, True), (5, 0.3, True), (30, 0, False), (30, 0.48, False), (0, 0.7, False)],
+    ids=["fluid", "fluid, mixed border", "disease", "disease, its median that of fluid", "ground glass"],
+)
+def test_fluid_is_told_by_what_is_denser_than_fat(dense_hu, mixed_share, fluid):
+    noise = np.random.default_rng(3)
+    mixed = noise.random(4000) < mixed_share
+    hu = np.where(mixed, noise.uniform(-300, -60, 4000), noise.normal(dense_hu, 12, 4000))
+    assert _is_fluid(hu) == fluid
 
 
 def with_fat_below(whole, value):

@@ -210,11 +210,17 @@ def _without_fluid(
     for side in (1, 2):
         solid = _without_fat(found == side, hu, lungs == side, spacing_mm)
         for box, part in _solid_parts(solid, lungs == side, spacing_mm):
-            if _FLUID_HU[0] <= np.median(hu[box][part]) <= _FLUID_HU[1]:
+            if _is_fluid(hu[box][part]):
                 fluid[box] |= part
             else:
                 kept[box][part] = side
     return kept, fluid
+
+
+def _is_fluid(hu: NDArray[Any]) -> bool:
+    """Whether most of it is denser than fat, and that has the density of fluid: mixed voxels at a border are darker."""
+    denser = hu[hu >= _FAT_HU[1]]
+    return 2 * denser.size > hu.size and bool(_FLUID_HU[0] <= np.median(denser) <= _FLUID_HU[1])
 
 
 def _up_to_their_borders(
