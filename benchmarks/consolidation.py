@@ -76,7 +76,7 @@ def consolidated(
 
 
 def rows_of(
-    scan: Scan, side: int, mean_hu: float, tissue_hu: float, shapes: tuple[str, ...], shares_pct: tuple[int, ...]
+    scan: Scan, side: int, shapes: tuple[str, ...], shares_pct: tuple[int, ...], mean_hu: float, tissue_hu: float
 ) -> list[dict[str, Any]]:
     """One row for every shape and share."""
     before = segment_lungs(scan)
@@ -125,25 +125,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the table here too")
     options = parser.parse_args()
     sides = {"right": (RIGHT_LUNG,), "left": (LEFT_LUNG,), "both": LUNGS}[options.side]
+    pasted = {"mean_hu": options.mean_hu, "tissue_hu": options.tissue_hu}
     table = []
     for path in options.scans:
         scan = load_scan(path)
         for side in sides:
             print(f"{scan.case}, {side.text}")
-            rows = rows_of(
-                scan, side.id, options.mean_hu, options.tissue_hu, tuple(options.shapes), tuple(options.shares)
-            )
+            rows = rows_of(scan, side.id, tuple(options.shapes), tuple(options.shares), **pasted)
             print(f"  mean               {mean_of(rows)}", flush=True)
-            table += [
-                {
-                    "case": scan.case,
-                    "side": side.name,
-                    "mean_hu": options.mean_hu,
-                    "tissue_hu": options.tissue_hu,
-                    **row,
-                }
-                for row in rows
-            ]
+            table += [{"case": scan.case, "side": side.name, **pasted, **row} for row in rows]
     if options.json:
         options.json.write_text(json.dumps(table, indent=1) + "\n")
 
