@@ -1,6 +1,6 @@
 # make demo   make an environment, then assess a synthetic scan and compare with the truth
 # make test   make an environment, then run all tests
-# make lint   format check, lint and type check
+# make lint   format check, lint, type check and the direction of imports
 # make results   write the tables of docs/results.md from the stored metrics
 #
 # Needs Python 3.11 or newer, git and make. VENV names the environment's folder.
@@ -20,6 +20,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 results: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/results.py

@@ -31,14 +31,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from covsev.lesion_model import LesionModel, load_model, resize_slices
-from covsev.lesions import label_slice, lesion_labels, slice_probability
+from covsev.inference.slices import resize_slices
+from covsev.lesions.kinds import lesion_labels
+from covsev.lesions.model import LesionModel, load_model
+from covsev.lesions.picture import label_slice, slice_probability
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.evaluation import read_grey, read_labels
-from covsev.training.folds import FOLDS
-from covsev.training.manifests import load_datalist
-from covsev.training.metrics import case_metrics, lesion_metrics
-from covsev.training.orientations import mean_over_orientations
+from covsev.training.data.folds import FOLDS
+from covsev.training.data.manifests import load_datalist
+from covsev.training.data.orientations import mean_over_orientations
+from covsev.training.evaluation.evaluation import read_grey, read_labels
+from covsev.training.evaluation.metrics import case_metrics, lesion_metrics
 
 GRIDS = (256, 352)
 ANSWER_GRIDS = (32, 64, 128)

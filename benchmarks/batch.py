@@ -42,8 +42,8 @@ ALONE = """
 import sys, time
 from pathlib import Path
 from covsev import assess, find_scans
-from covsev.assessment import write
-from covsev.lesion_model import load_model
+from covsev.report.outputs import write
+from covsev.lesions.model import load_model
 from covsev.scan import load_scan
 model, seconds = load_model(Path(sys.argv[3])), 0.0
 for source in find_scans(Path(sys.argv[1])):

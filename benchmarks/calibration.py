@@ -17,21 +17,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 import numpy as np
 import pandas as pd
 
-from covsev.anatomy.lungs import segment_lungs
-from covsev.lesion_model import LesionModel, load_model
-from covsev.lesions import segment_lesions, slice_probability
+from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.lesions.model import LesionModel, load_model
+from covsev.lesions.picture import slice_probability
+from covsev.lesions.volume import segment_lesions
 from covsev.options import INFECTION_BUNDLE
 from covsev.scan import find_scans, load_scan
-from covsev.training.calibration import (
+from covsev.training.data.folds import FOLDS
+from covsev.training.data.manifests import load_datalist
+from covsev.training.evaluation.calibration import (
     Slice,
     agreement_by_threshold,
     expected_calibration_error,
     plot_calibration,
     reliability,
 )
-from covsev.training.evaluation import read_grey
-from covsev.training.folds import FOLDS
-from covsev.training.manifests import load_datalist
+from covsev.training.evaluation.evaluation import read_grey
 
 THRESHOLDS = np.round(np.arange(0.1, 0.95, 0.05), 2).tolist()
 SHOWN = (0.3, 0.4, 0.5, 0.6, 0.7)

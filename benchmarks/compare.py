@@ -20,8 +20,8 @@ import pandas as pd
 
 from covsev.bundle_run import run_configs
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
-from covsev.training.folds import FOLDS
-from covsev.training.variants import MULTI, SINGLE, VARIANTS, Variant
+from covsev.training.data.folds import FOLDS
+from covsev.training.evaluation.variants import MULTI, SINGLE, VARIANTS, Variant
 
 BUNDLES = {SINGLE: INFECTION_BUNDLE, MULTI: LESION_BUNDLE}
 UNBOUNDED = {"model#postprocessing": "$@postprocessing.unbounded"}  # the networks alone are compared

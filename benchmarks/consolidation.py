@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from covsev.anatomy.lungs import segment_lungs
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.labels import LEFT_LUNG, LUNGS, RIGHT_LUNG
 from covsev.scan import Scan, canonical_spacing_mm, load_scan, make_scan, to_canonical
 

@@ -20,13 +20,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
 from covsev.bundle_run import run_configs
-from covsev.lesion_model import load_model
+from covsev.inference.runtime import RUNTIMES
+from covsev.lesions.model import load_model
 from covsev.options import INFECTION_BUNDLE
-from covsev.runtime import RUNTIMES
-from covsev.training.evaluation import evaluate_records, groups_of, print_summary
-from covsev.training.folds import FOLDS
-from covsev.training.manifests import load_datalist
-from covsev.training.metrics import write_metrics
+from covsev.training.data.folds import FOLDS
+from covsev.training.data.manifests import load_datalist
+from covsev.training.evaluation.evaluation import evaluate_records, groups_of, print_summary
+from covsev.training.evaluation.metrics import write_metrics
 
 OF_SINGLE = "network_infnet.yaml"  # the bundle of the single network has it
 

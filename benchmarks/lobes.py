@@ -26,9 +26,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from covsev.anatomy.fissure_fit import Evidence, expected_surfaces, fit_surfaces
-from covsev.anatomy.fissure_model import FISSURES_OF, LungFrame, load_fissure_model
-from covsev.anatomy.lobe_division import divide_lungs
+from covsev.anatomy.lobes.division import divide_lungs
+from covsev.anatomy.lobes.fissure_fit import Evidence, expected_surfaces, fit_surfaces
+from covsev.anatomy.lobes.fissure_model import FISSURES_OF, LungFrame, load_fissure_model
 from covsev.labels import (
     LEFT_LOBES,
     LEFT_LOWER,

@@ -38,12 +38,12 @@ from monai.networks.nets import BasicUNet, FlexibleUNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from covsev.anatomy.lungs import segment_lungs
-from covsev.lesion_model import LesionModel, load_model
-from covsev.lesions import segment_lesions
+from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.inference.runtime import Bfloat16Network
+from covsev.lesions.model import LesionModel, load_model
+from covsev.lesions.volume import segment_lesions
 from covsev.networks import InfNet
 from covsev.options import INFECTION_BUNDLE
-from covsev.runtime import Bfloat16Network
 from covsev.scan import Scan, load_scan, to_canonical
 
 SLICE_SHAPE = (400, 320)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from covsev.anatomy.lobes import segment_lobes
-from covsev.anatomy.lungs import lung_box, segment_lungs
+from covsev.anatomy.lobes.segment import segment_lobes
+from covsev.anatomy.lungs.segment import lung_box, segment_lungs
 from covsev.assessment import shipped_model
 from covsev.labels import LEFT_LUNG, LOBES, RIGHT_LUNG
-from covsev.lesions import segment_lesions
+from covsev.lesions.volume import segment_lesions
 from covsev.scan import canonical_spacing_mm, load_scan, to_canonical
 
 WIDE_HU, LUNG_HU = (-1150.0, 350.0), (-1000.0, -500.0)  # fissures are faint: a narrow window shows them

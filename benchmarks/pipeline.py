@@ -90,7 +90,8 @@ def assess_one(path: Path, output: Path) -> dict[str, Any]:
     """Read, assess and write one scan; where the time went."""
     watch = Stopwatch()
     with watch.stage("imports"):
-        from covsev import assessment, quality
+        from covsev import assessment
+        from covsev.quality import result as quality
         from covsev.scan import load_scan
     with watch.stage("networks"):
         model = assessment.shipped_model()
@@ -130,8 +131,8 @@ def first_slice() -> dict[str, float]:
     """From nothing loaded to the mask of one 8-bit slice."""
     import numpy as np
 
-    from covsev.lesion_model import load_model
-    from covsev.lesions import segment_slice
+    from covsev.lesions.model import load_model
+    from covsev.lesions.picture import segment_slice
     from covsev.options import DEFAULT_BUNDLE
 
     segment_slice(np.zeros((300, 400), dtype=np.uint8), load_model(DEFAULT_BUNDLE))

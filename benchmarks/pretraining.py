@@ -30,7 +30,7 @@ RANDOM, PRETRAINED, IMAGENET = "random", "coach game", "ImageNet"
 def starts(inpainter: Path) -> dict[str, dict[str, Any]]:
     """Overrides of train.yaml by what a run starts from."""
     return {
-        RANDOM: {"initial_network#_target_": "covsev.training.pretrained.from_scratch"},
+        RANDOM: {"initial_network#_target_": "covsev.training.pretraining.pretrained.from_scratch"},
         PRETRAINED: {"pretrained": str(inpainter)},
         IMAGENET: {},
     }

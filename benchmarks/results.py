@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve busy machines
 
-from covsev.training.variants import comparison_table, paired_table, replace_between
+from covsev.training.evaluation.variants import comparison_table, paired_table, replace_between
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = {  # mark in docs/results.md: stem of the files, lesion

@@ -28,7 +28,7 @@ SIZE_MM = (360.0, 270.0, 300.0)
 FINER = 2  # the phantom is drawn on half the grid, which takes seconds, and its voxels are divided
 RUN = """
 import json, resource, sys
-from covsev.cli import app
+from covsev.commands.main import app
 app(sys.argv[1:], standalone_mode=False)
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))

@@ -27,8 +27,8 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from covsev.inference.runtime import find_device, has_bfloat16
 from covsev.options import INFECTION_BUNDLE
-from covsev.runtime import find_device, has_bfloat16
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from covsev import moved
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ _MODULES = {
     "load_scan": "covsev.scan",
     "make_scan": "covsev.scan",
 }
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

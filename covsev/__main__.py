@@ -1,5 +1,5 @@
 """``python -m covsev``."""
 
-from covsev.cli import main
+from covsev.commands.main import main
 
 main()

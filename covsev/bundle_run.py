@@ -17,11 +17,12 @@ from monai.bundle import ConfigParser, run
 from PIL import Image
 
 from covsev import labels
-from covsev.anatomy.lungs import segment_lungs
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.batch import assess_directory
 from covsev.errors import BundleError, CovsevError, ScanError
-from covsev.lesion_model import LesionModel
-from covsev.lesions import segment_lesions, segment_slice
+from covsev.lesions.model import LesionModel
+from covsev.lesions.picture import segment_slice
+from covsev.lesions.volume import segment_lesions
 from covsev.scan import ScanSource, find_scans, find_slices, load_scan, replacing, save_labels
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")

@@ -28,8 +28,8 @@ class Options:
         report: write a page of the scan, ``<case>_report.html``.
         viewer: put an interactive viewer into the page; needs ipyniivue.
         device: where the networks run: ``cpu``, ``cuda`` or ``cuda:1``.
-        runtime: what runs them, see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
-        precision: ``f32`` or ``bf16``, see :func:`covsev.runtime.with_runtime`; the bundle's own if not given.
+        runtime: what runs them, see :func:`covsev.inference.runtime.with_runtime`; if None, as the bundle says.
+        precision: ``f32`` or ``bf16``, see there; if None, as the bundle says.
     """
 
     restrict_to_lungs: bool = True
@@ -46,6 +46,6 @@ class Options:
 
     @property
     def model_settings(self) -> dict[str, str]:
-        """What of the options :func:`covsev.lesion_model.load_model` takes."""
+        """What of the options :func:`covsev.lesions.model.load_model` takes."""
         chosen = {"device": self.device, "runtime": self.runtime, "precision": self.precision}
         return {name: value for name, value in chosen.items() if value is not None}

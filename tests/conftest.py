@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from covsev.anatomy.lobes import LobeSegmentation, segment_lobes
-from covsev.anatomy.lungs import LungSegmentation, segment_lungs
+from covsev.anatomy.lobes.segment import LobeSegmentation, segment_lobes
+from covsev.anatomy.lungs.segment import LungSegmentation, segment_lungs
 from covsev.phantom import Phantom, make_phantom
 
 COARSE_MM = (3.0, 3.0, 4.0)
@@ -70,7 +70,7 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def shipped_model() -> Any:
     """The lesion model that covsev ships."""
-    from covsev.lesion_model import load_model
+    from covsev.lesions.model import load_model
     from covsev.options import DEFAULT_BUNDLE
 
     return load_model(DEFAULT_BUNDLE)
@@ -90,16 +90,16 @@ bundle_root: ""
 device: ""
 network_def: {_target_: torch.nn.Conv2d, in_channels: 1, out_channels: 1, kernel_size: 1}
 model:
-  _target_: covsev.lesion_model.make_model
+  _target_: covsev.lesions.model.make_model
   network: "@network_def"
   checkpoint: "$@bundle_root + '/models/model.pt'"
   preprocessing:
-    _target_: covsev.lesion_model.SlicePreprocessing
+    _target_: covsev.inference.slices.SlicePreprocessing
     hu_window: [-1000.0, 0.0]
     network_size: [64, 64]
-    lung_margin_mm: 8.0
+    crop_margin_mm: 8.0
   inferer: {_target_: SimpleInferer}
-  postprocessing: {_target_: covsev.lesion_model.SlicePostprocessing, threshold: 0.5}
+  postprocessing: {_target_: covsev.lesions.model.LesionPostprocessing, threshold: 0.5}
   batch_size: 4
   name: bright
   device: "@device"
@@ -123,7 +123,7 @@ def bright_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bright_model(bright_bundle: Path) -> Any:
     """The model of ``bright_bundle``."""
-    from covsev.lesion_model import load_model
+    from covsev.lesions.model import load_model
 
     return load_model(bright_bundle)
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import nibabel as nib
 from in_process import InProcess
-from test_batch import contents
+from result_files import contents
 
 from covsev.batch import assess_directory, directory
-from covsev.lesion_model import load_model
+from covsev.lesions.model import load_model
 
 KILLS = 24
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from covsev.phantom import Phantom
-from covsev.quality_table import Flag, make_flag
+from covsev.quality.table import Flag, make_flag
 from covsev.report.tables import severity_json
 from covsev.severity import measure, withhold
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from covsev import assessment, labels
-from covsev.anatomy.lobes import segment_lobes
-from covsev.assessment import assess, write
+from covsev.anatomy.lobes.segment import segment_lobes
+from covsev.assessment import assess
 from covsev.errors import CovsevError
 from covsev.options import Options
 from covsev.phantom import make_phantom
+from covsev.report import outputs
+from covsev.report.outputs import write
 from covsev.severity import measure
 
 ORIENTATIONS = [
@@ -152,7 +154,7 @@ def test_without_its_masks_a_scan_has_no_result(light_reference, tmp_path, monke
     def fail(*_args, **_options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(assessment, "save_labels", fail)
+    monkeypatch.setattr(outputs, "save_labels", fail)
     with pytest.raises(OSError, match="disk full"):
         write(light_reference, tmp_path)
     assert not (tmp_path / f"phantom{labels.SEVERITY_SUFFIX}").exists()

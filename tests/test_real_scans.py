@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covsev.anatomy.lobes import segment_lobes
-from covsev.anatomy.lungs import segment_lungs
+from covsev.anatomy.lobes.segment import segment_lobes
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.assessment import assess
 from covsev.labels import LOBES
 from covsev.scan import from_sitk, load_scan, make_scan, to_canonical

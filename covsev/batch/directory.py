@@ -17,9 +17,10 @@ from covsev.batch.on_dask import DaskCluster
 from covsev.batch.processes import LocalProcesses
 from covsev.labels import DISCLAIMER
 from covsev.options import DEFAULT_BUNDLE, Options
-from covsev.report.index import write_index
-from covsev.report.tables import append_csv, row, write_csv, write_json
+from covsev.report.page.index import write_index
+from covsev.report.tables import COLUMNS, row
 from covsev.scan import ScanSource, find_scans, remove_leftovers, require_scans
+from covsev.scan.writing import append_csv, write_csv, write_json
 
 TABLE, MANIFEST, INDEX = "severity.csv", "run.json", "index.html"
 _PACKAGES = ("monai", "nibabel", "numpy", "pydicom", "scipy", "scikit-image", "SimpleITK", "torch")
@@ -121,15 +122,15 @@ def _assess(
     """Do what is not done yet; the table grows with every scan and is sorted at the end."""
     reports = {} if overwrite else {job: report for job in jobs if (report := finished_report(job))}
     rows: list[Row] = [row(report) for report in reports.values()]
-    write_csv(rows, folder / TABLE)
+    write_csv(rows, folder / TABLE, COLUMNS)
     for done in rows:
         on_done(done)
     for done in workforce.run([job for job in jobs if job not in reports]):
-        append_csv(done, folder / TABLE)
+        append_csv(done, folder / TABLE, COLUMNS)
         rows.append(done)
         on_done(done)
     rows.sort(key=lambda row: str(row["case"]))
-    write_csv(rows, folder / TABLE)
+    write_csv(rows, folder / TABLE, COLUMNS)
     return BatchResult(rows, len(reports))
 
 

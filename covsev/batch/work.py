@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from covsev import __version__
-from covsev.assessment import Assessment, assess, write
+from covsev.assessment import Assessment, assess
 from covsev.batch.job import Job, Row, failure, remove_results
-from covsev.lesion_model import LesionModel, load_model
+from covsev.lesions.model import LesionModel, load_model
+from covsev.report.outputs import write
 from covsev.report.tables import row
 from covsev.scan import Scan, load_scan
 
@@ -35,7 +36,7 @@ def describe(model: LesionModel) -> dict[str, Any]:
         "min_consolidation_hu": min_hu if math.isfinite(min_hu) else None,
         "hu_window": list(model.preprocessing.hu_window),
         "network_size": list(model.preprocessing.network_size),
-        "lung_margin_mm": model.preprocessing.lung_margin_mm,
+        "lung_margin_mm": model.preprocessing.crop_margin_mm,
         "slab_mm": model.preprocessing.slab_mm,
         "runs_on": model.runs_on,
     }
@@ -118,6 +119,6 @@ def _identifiers(job: Job) -> dict[str, Any]:
     uid = job.source.series_uid
     if not job.options.keep_identifiers or not uid:
         return {}
-    from covsev.dicom import read_identifiers
+    from covsev.scan.dicom.series import read_identifiers
 
     return {"identifiers": read_identifiers(job.source.path, uid)}

@@ -54,7 +54,7 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
     with without_training_packages() if bundle.is_relative_to(BUNDLES) else nullcontext():
         from covsev.batch.job import Job
         from covsev.batch.work import describe, work_through
-        from covsev.lesion_model import load_model
+        from covsev.lesions.model import load_model
 
     lines: SimpleQueue[str] = SimpleQueue()
     speaking = threading.Lock()

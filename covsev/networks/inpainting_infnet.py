@@ -1,7 +1,7 @@
 """InfNet that paints images: the same body, its last layers swapped for linear ones.
 
 The form for pretraining by inpainting. Everything but the heads carries over into the segmentation form, see
-:func:`covsev.training.pretrained.load_pretrained`.
+:func:`covsev.training.pretraining.pretrained.load_pretrained`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A backbone that says how an image was turned: the form for pretraining by rotation.
 
 After Gidaris et al. 2018, "Unsupervised Representation Learning by Predicting Image Rotations" (arXiv 1803.07728).
-The backbone carries over into InfNet, see :func:`covsev.training.pretrained.load_pretrained`.
+The backbone carries over into InfNet, see :func:`covsev.training.pretraining.pretrained.load_pretrained`.
 
 Deviations from that paper: a linear layer on the mean of InfNet's coarsest features, where it has a whole
 classification network; three turns instead of four.

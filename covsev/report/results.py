@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from covsev.errors import CovsevError, ScanError
 from covsev.labels import LESIONS_SUFFIX, LOBES_SUFFIX, LUNGS_SUFFIX, SEVERITY_SUFFIX
-from covsev.report.tables import write_json
 from covsev.scan import Scan, load_scan, read_labels, require_same_grid
+from covsev.scan.writing import write_json
 
 
 @dataclass(frozen=True, eq=False)

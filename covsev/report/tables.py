@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from covsev import __version__
 from covsev.labels import DISCLAIMER
-from covsev.quality import Flag, worst_level
-from covsev.scan import replacing
+from covsev.quality.result import Flag, worst_level
 from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, ScoreResult, SeverityReport
-
-if TYPE_CHECKING:  # it needs torch, which masks made elsewhere do not
-    from covsev.uncertainty import Uncertainty
+from covsev.severity.intervals import Uncertainty
 
 _MEASURES = tuple(field.name for field in fields(RegionMeasures) if field.name != "reason")
 _HEAD = ("case", "source", "status", "code", "reason", "quality", "flags", "finding")
@@ -39,7 +32,7 @@ def severity_json(
 
     Args:
         report: what was measured.
-        flags: findings of :func:`covsev.quality.check`.
+        flags: findings of :func:`covsev.quality.result.check`.
         provenance: ``source``, ``weights``, ``method`` and what else says how it was made.
         uncertainty: intervals, where they were asked for.
     """
@@ -97,33 +90,3 @@ def failed_row(case: str, source: str, code: str, reason: str) -> dict[str, Any]
         "covsev_version": __version__,
         "disclaimer": DISCLAIMER,
     }
-
-
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write all ``rows`` with :data:`COLUMNS` under a temporary name, then rename it."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(_csv_lines(dict(zip(COLUMNS, COLUMNS, strict=True)), *rows))
-
-
-def append_csv(row: Mapping[str, Any], path: Path) -> None:
-    """Add one row to a table of :func:`write_csv`, in one write, so that readers see whole lines."""
-    with path.open("ab", buffering=0) as stream:
-        stream.write(_csv_lines(row))
-
-
-def _csv_lines(*rows: Mapping[str, Any]) -> bytes:
-    """Lines of a table; bytes of a path that are no text become escapes."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

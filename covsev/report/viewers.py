@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.labels import LESIONS, LOBES, LUNGS, Label
-from covsev.report.dicom_terms import ABNORMAL, ANATOMY, FINDINGS, PRIVATE_SCHEME, SITES, Term
+from covsev.report.dicom.terms import ABNORMAL, ANATOMY, FINDINGS, PRIVATE_SCHEME, SITES, Term
 from covsev.scan import Scan, replacing, require_same_grid
 
 MAPS: Mapping[str, Sequence[Label]] = {"lungs": LUNGS, "lobes": LOBES, "lesions": LESIONS}

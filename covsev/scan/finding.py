@@ -13,12 +13,8 @@ from pathlib import Path
 
 from covsev.errors import ScanError
 from covsev.labels import OUTPUT_SUFFIXES, SLICE_MASK_SUFFIXES, SLICE_SUFFIXES
+from covsev.scan.suffixes import VOLUME_SUFFIXES, may_be_dicom, suffix_of
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
-NRRD_SUFFIXES = (".nrrd", ".nhdr")
-METAIMAGE_SUFFIXES = (".mha", ".mhd")
-VOLUME_SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + METAIMAGE_SUFFIXES
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_CASE_BYTES = 160  # file names may have 255, and covsev adds prefixes and suffixes
 
 
@@ -87,7 +83,7 @@ def _find_file(path: Path) -> Iterator[ScanSource]:
     if suffix_of(path) or not may_be_dicom(path):
         yield ScanSource("", path)
         return
-    from covsev import dicom
+    from covsev.scan.dicom import series as dicom
 
     yield ScanSource("", path, dicom.series_uid(path))
 
@@ -104,7 +100,7 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
         # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
         dicom_paths = [path for path in paths if not suffix_of(path) and may_be_dicom(path)]
         if dicom_paths:
-            from covsev import dicom
+            from covsev.scan.dicom import series as dicom
 
             for uid in dicom.series_in(dicom_paths):
                 yield ScanSource("", Path(folder), uid)
@@ -120,25 +116,6 @@ def files_of(source: ScanSource) -> list[Path]:
     if path.suffix.lower() in (".nhdr", ".mhd"):
         return sorted(p for p in path.parent.iterdir() if p.name.startswith(path.stem + "."))
     return [path]
-
-
-def suffix_of(path: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
-    """The longest of ``suffixes`` that ``path`` ends with, ``""`` if none."""
-    name = path.name.lower()
-    return max((suffix for suffix in suffixes if name.endswith(suffix)), key=len, default="")
-
-
-def may_be_dicom(path: Path) -> bool:
-    """Whether a file bears the mark of DICOM, or is at least called so; pipes and devices are not opened."""
-    if not path.is_file():
-        return False
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def with_unique_cases(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from covsev.errors import CovsevError, ScanError
 from covsev.scan.claims import require_backed, require_honest_nrrd
 from covsev.scan.compression import open_gzip
-from covsev.scan.finding import NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, ScanSource, find_scans, suffix_of
+from covsev.scan.finding import ScanSource, find_scans
 from covsev.scan.metaimage import read_metaimage
+from covsev.scan.suffixes import NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from covsev.scan.volume import Scan, make_scan, require_volume
 
 
@@ -61,7 +62,7 @@ def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     path = source.path
     try:
         if source.series_uid is not None:
-            from covsev import dicom
+            from covsev.scan.dicom import series as dicom
 
             return *dicom.read_series(path, source.series_uid), None
         _require_file(path)

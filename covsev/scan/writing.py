@@ -1,9 +1,12 @@
-"""Maps on the scan's own grid, and files that are whole or not there."""
+"""Maps on the scan's own grid, JSON and CSV: files that are whole or not there."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,3 +85,36 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed run left in ``folder``."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         path.unlink(missing_ok=True)
+
+
+# ---- JSON and CSV ------------------------------------------------------------------------------------------------
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON under a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str]) -> None:
+    """Write a header of ``columns`` and all ``rows`` under a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(_csv_lines(columns, dict(zip(columns, columns, strict=True)), *rows))
+
+
+def append_csv(row: Mapping[str, Any], path: Path, columns: Sequence[str]) -> None:
+    """Add one row to a table of :func:`write_csv`, in one write, so that readers see whole lines."""
+    with path.open("ab", buffering=0) as stream:
+        stream.write(_csv_lines(columns, row))
+
+
+def _csv_lines(columns: Sequence[str], *rows: Mapping[str, Any]) -> bytes:
+    """Lines of a table; bytes of a path that are no text become escapes."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,7 +1,7 @@
 """The volumetric severity engine: regions, scores, and the report that joins them."""
 
 from covsev.severity.finding import Finding
-from covsev.severity.measure import SeverityReport, measure, withhold
+from covsev.severity.measure import SeverityReport, measure, measure_masks, withhold
 from covsev.severity.regions import REGION_NAMES, RegionMeasures
 from covsev.severity.scores import SCORES, Score, ScoreResult
 
@@ -14,5 +14,6 @@ __all__ = [
     "ScoreResult",
     "SeverityReport",
     "measure",
+    "measure_masks",
     "withhold",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from covsev.anatomy.lobes.segments import segments_of
 from covsev.labels import LOBES, LUNGS, SEGMENTS
 from covsev.scan import Scan, to_canonical
 from covsev.severity.finding import Finding, find_infection
@@ -125,3 +127,15 @@ def _cut_off(lungs: NDArray[np.uint8], lobes: NDArray[np.uint8]) -> dict[str, st
 
 def _without_kinds(found: Mapping[str, RegionMeasures]) -> dict[str, RegionMeasures]:
     return {name: replace(measures, ggo_ml=None, consolidation_ml=None) for name, measures in found.items()}
+
+
+def measure_masks(
+    scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8] | None, lesions: NDArray[np.uint8], **options: Any
+) -> SeverityReport:
+    """:func:`measure` with the 20 segments of the lobes.
+
+    Args:
+        scan, lungs, lobes, lesions, **options: see there.
+    """
+    segments = None if lobes is None else segments_of(lobes, scan.affine)
+    return measure(scan, lungs, lobes, lesions, segments=segments, **options)

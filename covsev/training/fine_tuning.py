@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from covsev.training.averaging import WeightAverage
-from covsev.training.records import Record
+from covsev.training.data.records import Record
 from covsev.training.resuming import ReseedEachEpoch
 
 

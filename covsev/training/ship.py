@@ -17,7 +17,7 @@ from covsev.scan import replacing
 def ship(checkpoint: Path, target: Path) -> str:
     """Write the network of ``checkpoint`` to ``target`` in half precision and return the file's SHA-256.
 
-    Half precision rounds weights by less than 0.05 %; :func:`covsev.lesion_model.make_model` widens them again.
+    Half precision rounds weights by less than 0.05 %; :func:`covsev.lesions.model.make_model` widens them again.
 
     Args:
         checkpoint: a state dict, as ``train.yaml`` writes it.

@@ -1,0 +1,1 @@
+"""How far masks, scores and two dates of one patient agree."""

@@ -1,0 +1,1 @@
+"""The five lobes and their segments."""

@@ -1,0 +1,1 @@
+"""The right and the left lung."""

@@ -1,0 +1,108 @@
+"""Which parts of the air in the body are lung, and which lung is right and which left.
+
+Everything here works on SimpleITK images at about 2 mm with axes left, back, head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number
+from covsev.anatomy.morphology import counts_along_x, mean_x, opened
+from covsev.errors import LungsNotFoundError
+from covsev.labels import LEFT_LUNG, RIGHT_LUNG
+from covsev.scan import Scan
+
+_GAS_HU = -940  # stomach and bowel gas is purer than lung
+_MIN_LUNG_ML = 60.0  # parts smaller than this beside the largest are not lungs
+_MIN_LUNG_SHARE = 0.08  # of the largest part
+_FUSED_SHARE = 0.12  # the smaller lung holds at least this share of both, else they are fused
+_MAX_SPLIT_MM = 14
+
+
+def lung_parts(coarse: sitk.Image, air: sitk.Image, scan: Scan) -> sitk.Image:
+    """Connected parts of ``air`` that are lung by size and density, largest first, as labels 1, 2, ...
+
+    Raises:
+        LungsNotFoundError: if no part is large enough.
+    """
+    parts = sitk.ConnectedComponent(as_image(opened(as_array(air) > 0).astype(np.uint8), air))
+    numbers = as_array(parts)
+    sizes_ml = np.bincount(numbers.ravel()) * float(np.prod(coarse.GetSpacing())) / 1000
+    mean_hu = means_by_number(numbers, as_array(coarse))
+    lungs = np.flatnonzero((sizes_ml >= _MIN_LUNG_ML) & (mean_hu > _GAS_HU))
+    lungs = lungs[lungs > 0]
+    if not lungs.size:
+        raise LungsNotFoundError(f"scan {scan.case}: no part of lung density is larger than {_MIN_LUNG_ML:.0f} ml")
+    lungs = lungs[np.argsort(-sizes_ml[lungs], kind="stable")]
+    lungs = lungs[sizes_ml[lungs] >= _MIN_LUNG_SHARE * sizes_ml[lungs[0]]]
+    kept = np.zeros(len(sizes_ml), dtype=np.uint8)
+    kept[lungs] = np.arange(1, len(lungs) + 1)
+    return as_image(kept[numbers], parts)
+
+
+def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tuple[str, ...]]:
+    """Labels 1 right, 2 left, and flags. Canonical x grows to the left: the part with the smaller x is the right lung.
+
+    Args:
+        parts: labels of :func:`lung_parts`; each part goes to one side, so that a lung in two parts stays one lung.
+        centre_x: middle of the scan in voxels of ``parts``, which tells the side where only one lung is found.
+    """
+    numbers = as_array(parts)
+    sides = np.zeros(numbers.shape, dtype=np.uint8)
+    middle = mean_x(numbers > 0)
+    if _smaller_share(numbers, middle) >= _FUSED_SHARE:
+        for number in range(1, int(numbers.max()) + 1):
+            mask = numbers == number
+            sides[mask] = RIGHT_LUNG.id if mean_x(mask) < middle else LEFT_LUNG.id
+        return as_image(sides, parts), ()
+    split = _split_fused(sitk.Cast(parts == 1, sitk.sitkUInt8))
+    if split is not None:
+        return split, ("fused",)
+    sides[numbers > 0] = RIGHT_LUNG.id if middle < centre_x else LEFT_LUNG.id
+    return as_image(sides, parts), ("one_lung",)
+
+
+def _smaller_share(numbers: NDArray[Any], middle: float) -> float:
+    """Share of all voxels in the smaller of the two groups of parts left and right of ``middle``."""
+    masks = [numbers == number for number in range(1, int(numbers.max()) + 1)]
+    sizes = np.array([np.count_nonzero(mask) for mask in masks])
+    right = sizes[[mean_x(mask) < middle for mask in masks]].sum()
+    return float(min(right, sizes.sum() - right) / sizes.sum())
+
+
+def _split_fused(lungs: sitk.Image) -> sitk.Image | None:
+    """Split one part into right and left: erode until it falls in two, then flood back from the two cores."""
+    inward_mm = distance_mm(lungs)
+    mask = as_array(lungs) > 0
+    total = np.count_nonzero(mask)
+    for erosion_mm in range(1, _MAX_SPLIT_MM + 1):
+        cores = sitk.RelabelComponent(sitk.ConnectedComponent(inward_mm < -erosion_mm), sortByObjectSize=True)
+        numbers = as_array(cores)
+        sizes = np.bincount(numbers.ravel())[1:3]
+        if len(sizes) == 2 and sizes[1] >= _FUSED_SHARE * sizes.sum() and sizes.sum() > 0.2 * total:
+            first = 1 if mean_x(numbers == 1) < mean_x(numbers == 2) else 2
+            sides = np.array([0, RIGHT_LUNG.id, LEFT_LUNG.id], dtype=np.uint8)[[0, first, 3 - first]]
+            markers = np.append(sides, np.zeros(max(0, int(numbers.max()) - 2), np.uint8))[numbers]
+            return as_image(np.where(mask, _flooded(inward_mm, markers, erosion_mm), 0), lungs)
+    return None
+
+
+def _flooded(inward_mm: sitk.Image, markers: NDArray[np.uint8], erosion_mm: float) -> NDArray[np.uint8]:
+    """Every voxel's side, flooded from the two cores where they lie side by side; elsewhere only one is near."""
+    margin = int(np.ceil(2 * erosion_mm / inward_mm.GetSpacing()[0])) + 2
+    start = max(0, int(np.flatnonzero(counts_along_x(markers == LEFT_LUNG.id))[0]) - margin)
+    stop = int(np.flatnonzero(counts_along_x(markers == RIGHT_LUNG.id))[-1]) + 1 + margin
+    sides = np.empty_like(markers)
+    sides[:start], sides[start:] = RIGHT_LUNG.id, LEFT_LUNG.id
+    if start < stop:
+        between = inward_mm[start:stop]
+        flooded = sitk.MorphologicalWatershedFromMarkers(
+            between, as_image(markers[start:stop], between), markWatershedLine=False
+        )
+        sides[start:stop] = as_array(flooded)
+    return sides

@@ -1,0 +1,86 @@
+"""Thin slices seen together: slabs, batches of them, and smoothing from one to the next. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+def as_stack(volume: NDArray[_T]) -> NDArray[_T]:
+    """View (Z, X, Y) of a volume (X, Y, Z)."""
+    return np.moveaxis(volume, 2, 0)
+
+
+def as_volume(stack: NDArray[_T]) -> NDArray[_T]:
+    """View (X, Y, Z) of slices (Z, X, Y)."""
+    return np.moveaxis(stack, 0, 2)
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Neighbouring slices that the network sees as one, their mean.
+
+    Attributes:
+        slices: how many slices there are.
+        size: slices a slab; the last slab may have fewer.
+    """
+
+    slices: int
+    size: int
+
+    @property
+    def number(self) -> int:
+        """How many slabs there are."""
+        return -(-self.slices // self.size)
+
+    def of(self, levels: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The slabs that hold the slices ``levels``, each once, ascending."""
+        return np.unique(levels // self.size)
+
+    def levels_of(self, slab: int) -> slice:
+        """The slices of one slab."""
+        return slice(slab * self.size, (slab + 1) * self.size)
+
+    def mean(self, hu: NDArray[Any], slabs: NDArray[np.intp], hu_window: tuple[float, float]) -> NDArray[Any]:
+        """(N, X, Y) mean within the window of each of ``slabs`` of a stack (Z, X, Y); single slices are left alone."""
+        if self.size == 1:
+            return hu[slabs]  # type: ignore[no-any-return]
+        low, high = hu_window  # padding of -3024 HU in one slice is no reason for black in its neighbour
+        parts = [np.clip(hu[self.levels_of(slab)], low, high) for slab in slabs.tolist()]
+        return np.stack([part.mean(axis=0, dtype=np.float32) for part in parts])
+
+    def at_slices(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(Z, X, Y) of ``values`` (N, X, Y) of slabs, see :meth:`between`; the same array where a slab is one slice."""
+        return values if self.size == 1 else np.stack(list(self.between(values)))
+
+    def between(self, values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """(X, Y) for each slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        starts = np.arange(0, self.slices, self.size)
+        last = np.minimum(starts + self.size, self.slices) - 1
+        middles = (starts + last) / 2
+        positions = np.interp(np.arange(self.slices), middles, np.arange(len(middles)))
+        for position in positions:
+            lower, share = int(position), np.float32(position % 1)
+            if share == 0:
+                yield values[lower]
+            else:
+                yield values[lower] + share * (values[lower + 1] - values[lower])
+
+
+def batches(numbers: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    """``numbers`` in groups of ``size``; the last may be smaller."""
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+def smooth_across(probability: NDArray[np.float32], sd: float) -> None:
+    """Smooth (N, X, Y) in place along its first axis by a Gaussian; beyond the ends it goes on as it is there."""
+    if sd > 0:
+        gaussian_filter1d(probability, sd, axis=0, mode="nearest", output=probability)

@@ -1,0 +1,222 @@
+"""The lesion model: a single network that finds infection, and a multi network that divides it by kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from covsev.errors import BundleError
+from covsev.inference.bundle import load_bundle
+from covsev.inference.network import SliceNetwork, make_slice_network
+from covsev.inference.slices import SlicePreprocessing, probabilities_at
+
+
+@dataclass(frozen=True)
+class LesionPostprocessing:
+    """From probabilities to lesion labels.
+
+    Attributes:
+        threshold: probability from which a voxel is infected.
+        axial_smoothing_mm: SD of the Gaussian that smooths a volume's probabilities across slices. The network sees
+            one slice at a time; lesions go on in the next slice, vessels cut across do not. 0 turns it off.
+        min_consolidation_hu: what is darker is never consolidation: voxels of a volume, and pixels of a slice in the
+            preprocessing's window.
+        min_consolidation_share: share of a single slice that must be consolidation for any of it to be called so.
+            Radiologists do not draw specks of it; volumes, whose HU are known, are not touched. 0 for no bound.
+    """
+
+    threshold: float
+    axial_smoothing_mm: float = 0.0
+    min_consolidation_hu: float = -math.inf
+    min_consolidation_share: float = 0.0
+
+    @property
+    def unbounded(self) -> LesionPostprocessing:
+        """The same, with ground glass and consolidation as the multi network alone divides them."""
+        return replace(self, min_consolidation_hu=-math.inf, min_consolidation_share=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class LesionModel:
+    """One or two networks and the rules after them, as wired by a bundle's ``inference.yaml``.
+
+    A single network says where infection is. A multi network has a single one as its ``prior``, whose probability is
+    its second input channel, and says which infection is consolidation.
+
+    Attributes:
+        network: the single or the multi network, see :class:`~covsev.inference.network.SliceNetwork`.
+        postprocessing: see :class:`LesionPostprocessing`.
+        prior: the model of a multi network's single network, on the same grid; ``None`` for a single network.
+    """
+
+    network: SliceNetwork
+    postprocessing: LesionPostprocessing
+    prior: LesionModel | None = None
+
+    @property
+    def preprocessing(self) -> SlicePreprocessing:
+        """How slices become the input of both networks."""
+        return self.network.preprocessing
+
+    @property
+    def batch_size(self) -> int:
+        """Slices a batch."""
+        return self.network.batch_size
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+        return self.network.name
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the checkpoint file."""
+        return self.network.weights
+
+    @property
+    def runs_on(self) -> str:
+        """Runtime, precision and device in words."""
+        return self.network.runs_on
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Name and weights' SHA-256 of every network that takes part, the prior's first."""
+        own = {self.name: self.weights}
+        return own if self.prior is None else {**self.prior.networks, **own}
+
+    @torch.inference_mode()
+    def infection(self, network_input: Tensor) -> Tensor:
+        """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
+        single = self.prior or self
+        return torch.sigmoid(single.network.logits(network_input))
+
+    @torch.inference_mode()
+    def predict_kinds(self, network_input: Tensor, infection: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Ground-glass opacity and consolidation at ``size``, by the multi network.
+
+        Args:
+            network_input: preprocessed slices (N, 1, h, w).
+            infection: (N, 1, h, w) infection probability on the network's grid, or a radiologist's mask: the prior.
+            size: (H, W) of the result.
+
+        Returns:
+            (N, 2, H, W) probabilities.
+        """
+        background_first = self.network.logits(network_input, infection)
+        return probabilities_at(size, torch.sigmoid(background_first[:, 1:]))
+
+    @torch.inference_mode()
+    def predict(
+        self, network_input: Tensor, size: tuple[int, int], *, prior: Tensor | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities at ``size`` of preprocessed slices (N, 1, h, w).
+
+        Args:
+            network_input: on the network's grid, see :class:`~covsev.inference.slices.SlicePreprocessing`.
+            size: (H, W) of the result.
+            prior: (N, 1, h, w) infection to use in place of the single network's, such as a radiologist's mask.
+
+        Returns:
+            (N, 1, H, W) infection, or (N, 3, H, W) infection, ground-glass opacity and consolidation.
+        """
+        infection = self.infection(network_input) if prior is None else prior
+        at_size = probabilities_at(size, infection)
+        if self.prior is None:
+            return at_size
+        return np.concatenate((at_size, self.predict_kinds(network_input, infection, size)), axis=1)
+
+
+def load_model(
+    bundle: Path,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    prior_checkpoint: Path | None = None,
+    network: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+) -> LesionModel:
+    """The lesion model of a bundle folder.
+
+    Args:
+        bundle, device, network: see :func:`covsev.inference.bundle.load_bundle`.
+        checkpoint: other weights than the bundle's own.
+        prior_checkpoint: other weights of a multi network's prior than its bundle's own.
+        runtime, precision: see :func:`covsev.inference.runtime.with_runtime`; the bundle's own if not given.
+
+    Raises:
+        BundleError: as :func:`covsev.inference.bundle.load_bundle`, and if the bundle's model is none of lesions.
+        SettingError: as there.
+    """
+    settings = {
+        "checkpoint": checkpoint,
+        "prior_checkpoint": prior_checkpoint,
+        "runtime": runtime,
+        "precision": precision,
+    }
+    model = load_bundle(bundle, settings, device=device, network=network)
+    if not isinstance(model, LesionModel):
+        raise BundleError(f"{bundle}: its model is {type(model).__name__}, not one that finds lesions")
+    return model
+
+
+def make_model(
+    network: nn.Module,
+    checkpoint: str | Path,
+    *,
+    preprocessing: SlicePreprocessing,
+    inferer: Callable[[Tensor, nn.Module], Tensor],
+    postprocessing: LesionPostprocessing,
+    batch_size: int,
+    name: str,
+    device: torch.device,
+    prior: LesionModel | None = None,
+    runtime: str = "torch",
+    precision: str = "f32",
+) -> LesionModel:
+    """A :class:`LesionModel` with the weights of ``checkpoint``; the ``_target_`` of the bundles' ``model``.
+
+    Args:
+        network: without weights.
+        checkpoint, preprocessing, inferer, batch_size, name, device, runtime, precision: see
+            :func:`covsev.inference.network.make_slice_network`.
+        postprocessing, prior: see :class:`LesionModel`.
+
+    Raises:
+        BundleError: if the checkpoint is missing, unreadable, or of another network; or if a number that both networks
+            share differs between this bundle and its prior's.
+        SettingError: as :func:`covsev.inference.runtime.with_runtime`.
+    """
+    if prior is not None:
+        _require_same(preprocessing, prior.preprocessing, ("hu_window", "network_size", "crop_margin_mm", "slab_mm"))
+        _require_same(postprocessing, prior.postprocessing, ("threshold", "axial_smoothing_mm"))
+    slice_network = make_slice_network(
+        network,
+        checkpoint,
+        preprocessing=preprocessing,
+        inferer=inferer,
+        batch_size=batch_size,
+        name=name,
+        device=device,
+        in_channels=1 if prior is None else 2,
+        runtime=runtime,
+        precision=precision,
+    )
+    return LesionModel(slice_network, postprocessing, prior)
+
+
+def _require_same(own: object, of_prior: object, names: tuple[str, ...]) -> None:
+    """Refuse numbers that differ from the prior's: one of the networks would get what it was not trained on."""
+    for name in names:
+        mine, its = getattr(own, name), getattr(of_prior, name)
+        if mine != its:
+            raise BundleError(
+                f"{name} is {mine}, but {its} in the prior's bundle; take it from there: $@prior...{name}"
+            )

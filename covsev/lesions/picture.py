@@ -1,0 +1,62 @@
+"""Lesions of a picture: one 8-bit slice that is cropped to the chest."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from covsev.lesions.kinds import lesion_labels
+from covsev.lesions.model import LesionModel
+
+
+def slice_probability(
+    grey: NDArray[np.uint8], model: LesionModel, *, prior: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """Probabilities of one 8-bit slice (H, W) that is already cropped to the chest.
+
+    Args:
+        grey: (H, W) uint8.
+        model: see :func:`covsev.lesions.model.load_model`.
+        prior: (H, W) infection mask to use in place of the single network's, for a multi network.
+
+    Returns:
+        (1, H, W) infection, or (3, H, W) infection, ground-glass opacity and consolidation.
+
+    Raises:
+        ValueError: if ``grey`` is not a 2-D uint8 array.
+    """
+    if grey.ndim != 2 or grey.dtype != np.uint8:
+        raise ValueError(f"grey must be a 2-D uint8 array; got {grey.dtype} of shape {grey.shape}")
+    image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
+    given = None
+    if prior is not None:
+        given = model.preprocessing.resize(torch.from_numpy(prior.astype(np.float32))[None, None])
+    return model.predict(model.preprocessing.resize(image), (grey.shape[0], grey.shape[1]), prior=given)[0]
+
+
+def segment_slice(
+    grey: NDArray[np.uint8], model: LesionModel, *, prior: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
+    """Labels (H, W) of one slice, see :func:`slice_probability` and :func:`label_slice`."""
+    return label_slice(grey, slice_probability(grey, model, prior=prior), model)
+
+
+def label_slice(grey: NDArray[np.uint8], probability: NDArray[np.float32], model: LesionModel) -> NDArray[np.uint8]:
+    """Labels (H, W) of one slice: 1 infection, or 1 ground glass and 2 consolidation.
+
+    Consolidation is bounded as :class:`covsev.lesions.model.LesionPostprocessing` says; the rest is ground glass.
+
+    Args:
+        grey: (H, W) uint8.
+        probability: (1, H, W) or (3, H, W), see :func:`slice_probability`.
+        model: whose postprocessing counts.
+    """
+    infected = probability[0] >= model.postprocessing.threshold
+    if len(probability) == 1:
+        return lesion_labels(infected, np.zeros_like(infected))
+    denser = (probability[2] > probability[1]) & (
+        grey > model.preprocessing.grey_of(model.postprocessing.min_consolidation_hu)
+    )
+    enough = (infected & denser).mean() >= model.postprocessing.min_consolidation_share
+    return lesion_labels(infected, denser & enough)

@@ -1,0 +1,151 @@
+"""Lesions of a volume: runs the lesion model over the axial slices of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from covsev.anatomy.lungs.segment import lung_box
+from covsev.errors import CovsevError
+from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
+from covsev.inference.slices import probabilities_at
+from covsev.labels import CONSOLIDATION_HU
+from covsev.lesions.kinds import lesion_labels
+from covsev.lesions.model import LesionModel
+from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
+
+
+@dataclass(frozen=True, eq=False)
+class LesionSegmentation:
+    """Result of :func:`segment_lesions`.
+
+    Attributes:
+        labels: (X, Y, Z) uint8 on the scan's grid: 1 ground-glass opacity, 2 consolidation.
+        method: how the labels were made, in words.
+        networks: name and weights' SHA-256 of each network that took part.
+        box: where the network looked, one slice a canonical axis.
+        probability_in_box: (x, y, z) float32 infection probability in ``box``, canonical axes; ``None`` if not kept.
+        affine: (4, 4) of the scan.
+    """
+
+    labels: NDArray[np.uint8]
+    method: str
+    networks: Mapping[str, str]
+    box: tuple[slice, slice, slice]
+    probability_in_box: NDArray[np.float32] | None
+    affine: NDArray[np.float64]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """(X, Y, Z) float32 infection probability on the scan's grid, 0 where the network did not look; made anew.
+
+        Raises:
+            CovsevError: if it was not kept.
+        """
+        if self.probability_in_box is None:
+            raise CovsevError("the infection probability was not kept; ask for it by Options(save_probability=True)")
+        whole = np.zeros_like(self.labels, dtype=np.float32)
+        to_canonical(whole, self.affine)[self.box] = self.probability_in_box
+        return whole
+
+
+def segment_lesions(
+    scan: Scan,
+    lungs: NDArray[np.uint8],
+    model: LesionModel,
+    *,
+    restrict_to_lungs: bool = True,
+    keep_probability: bool = True,
+) -> LesionSegmentation:
+    """Find infected voxels and divide them into ground-glass opacity and consolidation.
+
+    The network sees the axial slices that hold lung, cropped to the lungs; where two or more fit into ``slab_mm`` it
+    sees their mean, and its probability is interpolated between the middles of such slabs. A voxel below
+    ``min_consolidation_hu`` is never called consolidation: the multi network, which learned from slices of unknown
+    windows, would.
+
+    Args:
+        scan: the scan.
+        lungs: (X, Y, Z) labels of :func:`covsev.anatomy.lungs.segment.segment_lungs`.
+        model: see :func:`load_model`.
+        restrict_to_lungs: drop what lies outside the lung labels.
+        keep_probability: keep the infection probability, 4 bytes a voxel of the lungs' box.
+
+    Raises:
+        GridMismatchError: if ``lungs`` has another shape than the scan.
+        LungsNotFoundError: if ``lungs`` is empty.
+    """
+    require_same_grid(scan, lungs.shape, scan.affine, name="the lung label map")
+    spacing_mm = canonical_spacing_mm(scan)
+    x, y, z = lung_box(to_canonical(lungs, scan.affine), model.preprocessing.crop_margin_mm or 0.0, spacing_mm)
+    sides = as_stack(to_canonical(lungs, scan.affine)[x, y, z])
+    levels = np.flatnonzero(sides.any(axis=(1, 2)))
+    span = slice(int(levels[0]), int(levels[-1]) + 1)
+    box = x, y, slice(z.start + span.start, z.start + span.stop)
+    hu, sides, levels = as_stack(to_canonical(scan.hu, scan.affine)[box]), sides[span], levels - span.start
+    slabs = Slabs(len(hu), model.preprocessing.slices_per_slab(spacing_mm[2]))
+    probability, priors = _find_infection(hu, slabs, levels, model)
+    smooth_across(probability, model.postprocessing.axial_smoothing_mm / (slabs.size * spacing_mm[2]))
+    infected = np.stack([values >= model.postprocessing.threshold for values in slabs.between(probability)])
+    if restrict_to_lungs:
+        infected &= sides > 0
+    if model.prior is None:
+        denser = hu > CONSOLIDATION_HU
+    else:
+        denser = _find_consolidation(hu, slabs, levels[infected[levels].any(axis=(1, 2))], model, priors)
+        denser &= hu > model.postprocessing.min_consolidation_hu
+    labels = np.zeros_like(lungs)
+    to_canonical(labels, scan.affine)[box] = as_volume(lesion_labels(infected, denser))
+    kept = as_volume(slabs.at_slices(probability)) if keep_probability else None
+    return LesionSegmentation(labels, _method(model, slabs, restrict_to_lungs), model.networks, box, kept, scan.affine)
+
+
+def _find_infection(
+    hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel
+) -> tuple[NDArray[np.float32], dict[int, Tensor]]:
+    """Infection probability of the slabs with ``levels`` of a stack (Z, X, Y), and the same on the network's grid."""
+    probability = np.zeros((slabs.number, *hu.shape[1:]), dtype=np.float32)
+    on_grid: dict[int, Tensor] = {}
+    for batch in batches(slabs.of(levels), model.batch_size):
+        infection = model.infection(_network_input(hu, slabs, batch, model))
+        probability[batch] = probabilities_at(hu.shape[1:], infection)[:, 0]
+        if model.prior is not None:
+            on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
+    return probability, on_grid
+
+
+def _find_consolidation(
+    hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel, priors: Mapping[int, Tensor]
+) -> NDArray[np.bool_]:
+    """Where the multi network sees consolidation rather than ground glass in the slabs with ``levels`` of a stack."""
+    denser = np.zeros(hu.shape, dtype=bool)
+    for batch in batches(slabs.of(levels), model.batch_size):
+        prior = torch.stack([priors[slab] for slab in batch.tolist()]).float()
+        kinds = model.predict_kinds(_network_input(hu, slabs, batch, model), prior, hu.shape[1:])
+        for slab, (ground_glass, consolidation) in zip(batch.tolist(), kinds, strict=True):
+            denser[slabs.levels_of(slab)] = consolidation > ground_glass
+    return denser
+
+
+def _network_input(hu: NDArray[Any], slabs: Slabs, batch: NDArray[np.intp], model: LesionModel) -> Tensor:
+    return model.preprocessing(as_volume(slabs.mean(hu, batch, model.preprocessing.hu_window)))
+
+
+def _method(model: LesionModel, slabs: Slabs, restrict_to_lungs: bool) -> str:
+    single = model.prior or model
+    by_network = f"above {model.postprocessing.min_consolidation_hu:g} HU that {model.name} calls so"
+    smoothing_mm = model.postprocessing.axial_smoothing_mm
+    thin = f"the mean of {slabs.size} slices each, " if slabs.size > 1 else ""
+    rule = f"above {CONSOLIDATION_HU} HU" if model.prior is None else by_network
+    return (
+        f"infection: {single.name} at probability {model.postprocessing.threshold:g}, "
+        f"{thin}smoothed across slices by {smoothing_mm:g} mm"
+        f"{', within the lungs' if restrict_to_lungs else ''}; "
+        f"consolidation: infected voxels {rule}, the rest ground-glass opacity"
+    )

@@ -1,0 +1,1 @@
+"""The page of a scan and the index of many."""

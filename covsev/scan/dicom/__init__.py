@@ -1,0 +1,1 @@
+"""DICOM: which files are one series, and how they become a volume."""

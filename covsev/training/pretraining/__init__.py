@@ -1,0 +1,1 @@
+"""Pretraining without labels: inpainting against a coach, and rotation."""
