@@ -202,7 +202,7 @@ def changed_share(scan: Scan, lungs: NDArray[np.uint8], models: Mapping[str, Les
 def models_to_compare() -> dict[str, LesionModel]:
     """Torch in float32, the default, and torch in bfloat16."""
     eager = load_model(INFECTION_BUNDLE, runtime="torch")
-    lower = replace(eager, network=Bfloat16Network(eager.network).eval(), runs_on="torch in bf16 on cpu")
+    lower = eager.with_slice_network(network=Bfloat16Network(eager.network).eval(), runs_on="torch in bf16 on cpu")
     return {model.runs_on: model for model in (eager, load_model(INFECTION_BUNDLE), lower)}
 
 

@@ -32,4 +32,5 @@ class AllConsolidation(torch.nn.Module):
 def consolidating(bright_model, **bounds):
     """A multi model of :class:`AllConsolidation` with the bright model as its prior."""
     bounded = dataclasses.replace(bright_model.postprocessing, **bounds)
-    return dataclasses.replace(bright_model, network=AllConsolidation(), prior=bright_model, postprocessing=bounded)
+    multi = bright_model.with_slice_network(network=AllConsolidation())
+    return dataclasses.replace(multi, prior=bright_model, postprocessing=bounded)

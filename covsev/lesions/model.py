@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,39 +52,48 @@ class LesionModel:
     its second input channel, and says which infection is consolidation.
 
     Attributes:
-        network: the single or the multi network, see :class:`~covsev.inference.network.SliceNetwork`.
+        slice_network: the single or the multi network, see :class:`~covsev.inference.network.SliceNetwork`.
         postprocessing: see :class:`LesionPostprocessing`.
         prior: the model of a multi network's single network, on the same grid; ``None`` for a single network.
     """
 
-    network: SliceNetwork
+    slice_network: SliceNetwork
     postprocessing: LesionPostprocessing
     prior: LesionModel | None = None
 
     @property
+    def network(self) -> nn.Module:
+        """The network itself, as torch or OpenVINO runs it."""
+        return self.slice_network.network
+
+    @property
     def preprocessing(self) -> SlicePreprocessing:
         """How slices become the input of both networks."""
-        return self.network.preprocessing
+        return self.slice_network.preprocessing
 
     @property
     def batch_size(self) -> int:
         """Slices a batch."""
-        return self.network.batch_size
+        return self.slice_network.batch_size
 
     @property
     def name(self) -> str:
         """Name of the bundle."""
-        return self.network.name
+        return self.slice_network.name
 
     @property
     def weights(self) -> str:
         """SHA-256 of the checkpoint file."""
-        return self.network.weights
+        return self.slice_network.weights
 
     @property
     def runs_on(self) -> str:
         """Runtime, precision and device in words."""
-        return self.network.runs_on
+        return self.slice_network.runs_on
+
+    def with_slice_network(self, **changes: Any) -> LesionModel:
+        """The same model whose slice network has other settings, such as ``batch_size=8``."""
+        return replace(self, slice_network=replace(self.slice_network, **changes))
 
     @property
     def networks(self) -> dict[str, str]:
@@ -95,7 +105,7 @@ class LesionModel:
     def infection(self, network_input: Tensor) -> Tensor:
         """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
         single = self.prior or self
-        return torch.sigmoid(single.network.logits(network_input))
+        return torch.sigmoid(single.slice_network.logits(network_input))
 
     @torch.inference_mode()
     def predict_kinds(self, network_input: Tensor, infection: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -109,7 +119,7 @@ class LesionModel:
         Returns:
             (N, 2, H, W) probabilities.
         """
-        background_first = self.network.logits(network_input, infection)
+        background_first = self.slice_network.logits(network_input, infection)
         return probabilities_at(size, torch.sigmoid(background_first[:, 1:]))
 
     @torch.inference_mode()

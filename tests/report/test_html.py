@@ -16,7 +16,7 @@ from pages import FAILED, PROVENANCE, WARNED, content_of, content_without_lobes,
 
 from covsev import labels
 from covsev.errors import CovsevError
-from covsev.report import niivue
+from covsev.report.page import niivue
 from covsev.report.page.charts import density_histogram, distribution, lobe_colours
 from covsev.report.page.page import report_page, write_report
 from covsev.report.page.slices import AXIAL, CORONAL, picture_slices
