@@ -28,7 +28,8 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from covsev.anatomy.lobes.segment import segment_lobes
-from covsev.anatomy.lungs.segment import lung_box, segment_lungs
+from covsev.anatomy.lungs.box import lung_box
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.assessment import shipped_model
 from covsev.labels import LEFT_LUNG, LOBES, RIGHT_LUNG
 from covsev.lesions.volume import segment_lesions

@@ -10,6 +10,7 @@ from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
 
 BUNDLES = Path(str(resources.files("covsev.bundles")))
 INFECTION_BUNDLE = BUNDLES / "covid_infection_ct_segmentation"
+LUNG_BUNDLE = BUNDLES / "covid_lung_ct_segmentation"
 LESION_BUNDLE = BUNDLES / "covid_lesion_ct_segmentation"
 DEFAULT_BUNDLE = LESION_BUNDLE
 

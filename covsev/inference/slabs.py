@@ -62,16 +62,23 @@ class Slabs:
 
     def between(self, values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """(X, Y) for each slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        for level in range(self.slices):
+            yield self.plane(values, level)
+
+    def plane(self, values: NDArray[np.float32], level: int) -> NDArray[np.float32]:
+        """(X, Y) of one slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        position = np.interp(level, self._middles, np.arange(self.number))
+        lower, share = int(position), np.float32(position % 1)
+        if share == 0:
+            return values[lower]
+        return values[lower] + share * (values[lower + 1] - values[lower])
+
+    @property
+    def _middles(self) -> NDArray[np.float64]:
+        """The middle slice of each slab; half a slice where a slab has an even number."""
         starts = np.arange(0, self.slices, self.size)
         last = np.minimum(starts + self.size, self.slices) - 1
-        middles = (starts + last) / 2
-        positions = np.interp(np.arange(self.slices), middles, np.arange(len(middles)))
-        for position in positions:
-            lower, share = int(position), np.float32(position % 1)
-            if share == 0:
-                yield values[lower]
-            else:
-                yield values[lower] + share * (values[lower + 1] - values[lower])
+        return (starts + last) / 2  # type: ignore[no-any-return]
 
 
 def batches(numbers: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:

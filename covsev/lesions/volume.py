@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covsev.anatomy.lungs.segment import lung_box
+from covsev.anatomy.lungs.box import lung_box
 from covsev.errors import CovsevError
 from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
 from covsev.inference.slices import probabilities_at

@@ -9,7 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from covsev.anatomy.lungs import segment as lungs
-from covsev.anatomy.lungs.segment import lung_box, segment_lungs
+from covsev.anatomy.lungs.box import lung_box
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, RIGHT_LUNG
 from covsev.phantom import make_phantom

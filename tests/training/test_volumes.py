@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from toy_slices import run_configs
 
-from covsev.anatomy.lungs.segment import lung_box
+from covsev.anatomy.lungs.box import lung_box
 from covsev.inference.slices import SlicePreprocessing
 from covsev.lesions.volume import segment_lesions
 from covsev.scan import canonical_spacing_mm, to_canonical

@@ -1,32 +1,45 @@
 """Right and left lung in a chest CT, dense disease included, airways excluded.
 
-The work is done at about 2 mm: air inside the body (:mod:`covsev.anatomy.lungs.airways`), each lung closed, then dense
-lung at the chest wall (``dense_lung``). The result is brought back to the scan's own grid, where the
-scan's own voxels decide the boundary of aerated lung.
+A network says what is lung (:mod:`covsev.anatomy.lungs.model`); the rest is done at about 2 mm with SimpleITK: airways
+out, parts too small to be lungs out, right and left told apart. On the scan's own grid its own voxels decide where
+aerated lung ends (:mod:`covsev.anatomy.lungs.border`). Without a network a threshold and closing take its place, and
+dense lung at the chest wall is lost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number, volume_ml, without
+from covsev.anatomy.images import as_array, as_image, volume_ml, without
 from covsev.anatomy.lungs.airways import air_inside, airways
-from covsev.anatomy.lungs.dense_lung import find_dense_lung
-from covsev.anatomy.lungs.sides import lung_parts, right_and_left
-from covsev.anatomy.morphology import dilated, eroded, holes_in_slices
-from covsev.errors import LungsNotFoundError
-from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, PADDING_HU, RIGHT_LUNG
+from covsev.anatomy.lungs.border import refine
+from covsev.anatomy.lungs.box import lung_box
+from covsev.anatomy.lungs.check import why_not_believed
+from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, thick_parts
+from covsev.anatomy.lungs.sides import likely_lungs, lung_parts, right_and_left
+from covsev.anatomy.lungs.threshold import close_each, fill_each
+from covsev.anatomy.morphology import Mask
+from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
 
+if TYPE_CHECKING:  # it needs torch, which the road by a threshold does not
+    from covsev.anatomy.lungs.model import LungModel, LungProbability
+
 WORKING_SPACING_MM = 2.0
-_CHEST_WALL_MM = 70.0  # around the aerated lungs, so that the ribs beside dense lung are in the box
-_CLOSING_MM = 12.0  # closes vessels, fissures and dents of the pleura that a ball of this radius does not enter
-_SIDE, _CERTAIN, _MISSED = 3, 4, 8  # bits of a coarse voxel: its lung, lung throughout, missed by the threshold
+"""Side of a coarse voxel. Finer grids change the masks little and take long; airways vanish on coarser ones."""
+_MARGIN_MM = 70.0
+"""Around the lungs: fluid between lung and ribs lies within it, and closing needs room."""
+_BORDER_HU = -300.0
+"""Radiologists draw the lungs with their half-mixed border voxels. On held-out scans the overlap with their masks is
+largest here; the midpoint between lung and tissue, -400, loses 0.01 of Dice on planning CTs."""
+_BRIGHTEST_HU = 3000
+"""Metal is brighter and would brighten its neighbours in the coarse voxels' means."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +48,15 @@ class LungSegmentation:
 
     Attributes:
         labels: (X, Y, Z) uint8 on the scan's grid: 1 right lung, 2 left lung.
-        recovered_mask: (X, Y, Z) bool on the scan's grid: lung that the threshold missed and that was recovered.
+        recovered_mask: (X, Y, Z) bool on the scan's grid: lung that a threshold alone would have dropped.
         recovered_ml: volume of ``recovered_mask``: vessels and dense disease, without airways.
         airways_ml: volume of trachea and main bronchi, which are not lung.
-        leak_suspected_ml: part of the recovered volume on rays from the middle of the chest that meet no aerated lung,
-            which do not show where mediastinum and diaphragm end.
-        possible_effusion_ml: volume between lung and chest wall with the density of fluid, not in the labels.
-        flags: codes of what is unusual: ``fused`` (both lungs were one part and were split), ``one_lung``.
+        leak_suspected_ml: part of the dense lung that lies far from all aerated lung.
+        possible_effusion_ml: volume of layers with the density of fluid at the back of the lungs, not in the labels.
+        flags: codes of what is unusual: ``fused`` (both lungs were one part and were split), ``one_lung``,
+            ``lungs_by_threshold`` (the network was not believed).
+        method: how the labels were made, in words.
+        networks: name and weights' SHA-256 of the network; empty without one.
     """
 
     labels: NDArray[np.uint8]
@@ -51,159 +66,149 @@ class LungSegmentation:
     leak_suspected_ml: float
     possible_effusion_ml: float
     flags: tuple[str, ...]
+    method: str = "threshold"
+    networks: Mapping[str, str] = field(default_factory=dict)
 
 
-def segment_lungs(scan: Scan) -> LungSegmentation:
+@dataclass(frozen=True, eq=False)
+class _Coarse:
+    """What is known on the coarse grid before a road is chosen."""
+
+    whole: sitk.Image
+    air: sitk.Image
+    tree: sitk.Image
+    parts: sitk.Image
+    factors: tuple[int, int, int]
+
+
+def segment_lungs(scan: Scan, model: LungModel | None = None) -> LungSegmentation:
     """Segment the right and the left lung, dense disease included, airways excluded.
+
+    Args:
+        scan: the scan.
+        model: see :func:`covsev.anatomy.lungs.model.load_lung_model`; a threshold alone if not given.
 
     Raises:
         LungsNotFoundError: if no part of the scan looks like lung.
     """
     hu = to_canonical(scan.hu, scan.affine)
+    coarse = _coarse(hu, scan)
+    if model is None:
+        return _by_threshold(hu, scan, coarse, "threshold and closing at about 2 mm (SimpleITK)")
+    probability = model.probability(hu, canonical_spacing_mm(scan)[2])
+    size = coarse.whole.GetSize()
+    levels = probability.levels((size[0], size[1]), coarse.factors[2])
+    mask = np.stack([level >= model.threshold for level in levels], axis=2)
+    doubt = why_not_believed(mask, as_array(coarse.parts) > 0, as_array(coarse.air) > 0, coarse.whole)
+    if doubt:
+        return _by_threshold(hu, scan, coarse, f"threshold, since {doubt}", flags=("lungs_by_threshold",))
+    return _by_network(hu, scan, coarse, mask, probability, model)
+
+
+def _coarse(hu: NDArray[Any], scan: Scan) -> _Coarse:
+    """The scan at about 2 mm, and the air in it."""
     spacing_mm = canonical_spacing_mm(scan)
-    factors = [min(n, max(1, round(WORKING_SPACING_MM / side))) for n, side in zip(hu.shape, spacing_mm, strict=True)]
-    whole = _shrink(hu, spacing_mm, factors)
+    wanted = [max(1, round(WORKING_SPACING_MM / side)) for side in spacing_mm]
+    x, y, z = (min(count, one) for count, one in zip(hu.shape, wanted, strict=True))
+    whole = _shrink(hu, spacing_mm, [x, y, z])
     air = air_inside(whole, scan)
     tree = airways(whole, air)
-    parts = lung_parts(whole, without(air, tree), scan)
-    box = lung_box(as_array(parts), _CHEST_WALL_MM, whole.GetSpacing())
-    sides, flags = right_and_left(parts[box], (whole.GetWidth() - 1) / 2 - box[0].start)
-    closed = _close_each(sides, tree[box])
-    dense = find_dense_lung(as_array(whole[box]), as_array(closed), whole.GetSpacing())
-    full = as_image(np.where(as_array(tree[box]) > 0, 0, np.maximum(as_array(closed), dense.labels)), closed)
-    labels, recovered = _refine(hu, full, sides, tree[box], factors, box)
-    return LungSegmentation(
-        labels=from_canonical(labels, scan.affine),
-        recovered_mask=from_canonical(recovered, scan.affine),
-        recovered_ml=int(np.count_nonzero(recovered)) * scan.voxel_ml,
-        airways_ml=volume_ml(tree),
-        leak_suspected_ml=dense.leak_suspected_ml,
-        possible_effusion_ml=dense.possible_effusion_ml,
-        flags=flags,
-    )
+    return _Coarse(whole, air, tree, lung_parts(whole, without(air, tree), scan), (x, y, z))
 
 
 def _shrink(hu: NDArray[Any], spacing_mm: tuple[float, ...], factors: list[int]) -> sitk.Image:
     """HU at the working spacing: block means, values below air lifted to air."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(hu.transpose()))
     image.SetSpacing(spacing_mm)
-    image = sitk.Clamp(image, sitk.sitkInt16, PADDING_HU, 3000)
+    image = sitk.Clamp(image, sitk.sitkInt16, PADDING_HU, _BRIGHTEST_HU)
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
 
 
-# ---- closing -----------------------------------------------------------------------------------------------------
+def _by_threshold(
+    hu: NDArray[Any], scan: Scan, coarse: _Coarse, method: str, flags: tuple[str, ...] = ()
+) -> LungSegmentation:
+    """Aerated lung, closed."""
+    box = lung_box(as_array(coarse.parts), _MARGIN_MM, coarse.whole.GetSpacing())
+    middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
+    sides, unusual = right_and_left(coarse.parts[box], middle_x)
+    tree = coarse.tree[box]
+    lungs, aerated = as_array(close_each(sides, tree)), as_array(sides) > 0
+    closed_in = (lungs > 0) & ~aerated
+    labels, recovered = refine(
+        hu,
+        lungs,
+        aerated=aerated,
+        certain=closed_in,
+        airways=as_array(tree) > 0,
+        factors=coarse.factors,
+        box=box,
+    )
+    return _result(scan, coarse, labels, recovered, flags=(*flags, *unusual), method=method)
 
 
-def _close_each(sides: sitk.Image, tree: sitk.Image) -> sitk.Image:
-    """Each lung closed by 12 mm and filled, without airways; where both closings meet, the nearer lung wins."""
-    present = as_array(sides)
-    labels = np.zeros(present.shape, dtype=np.uint8)
-    nearest_mm = np.full(present.shape, np.inf, dtype=np.float32)
-    for side in (RIGHT_LUNG.id, LEFT_LUNG.id):
-        if not (present == side).any():
-            continue
-        box = lung_box((present == side).astype(np.uint8), 2 * _CLOSING_MM, sides.GetSpacing())
-        mask = sitk.Cast(sides[box] == side, sitk.sitkUInt8)
-        closed, to_lung = _closing(mask)
-        filled, to_lung_mm = as_array(_fill_holes(closed)) > 0, as_array(to_lung)
-        won = filled & (to_lung_mm < nearest_mm[box])
-        labels[box][won] = side
-        nearest_mm[box][won] = to_lung_mm[won]
-    labels[as_array(tree) > 0] = 0
-    return as_image(labels, sides)
+def _by_network(
+    hu: NDArray[Any], scan: Scan, coarse: _Coarse, mask: Mask, probability: LungProbability, model: LungModel
+) -> LungSegmentation:
+    """What the network calls lung, without airways, fluid and parts that are no lungs."""
+    without_airways = mask & ~(as_array(coarse.tree) > 0)
+    parts = likely_lungs(coarse.whole, as_image(without_airways.astype(np.uint8), coarse.whole), scan)
+    box = lung_box(as_array(parts), _MARGIN_MM, coarse.whole.GetSpacing())
+    middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
+    sides, unusual = right_and_left(parts[box], middle_x)
+    whole, tree = coarse.whole[box], coarse.tree[box]
+    lungs, tissue = as_array(fill_each(sides, tree)), as_array(whole)
+    fluid = fluid_layers(lungs > 0, tissue, whole.GetSpacing())
+    lungs[fluid] = 0
+    dense = thick_parts((lungs > 0) & (tissue >= LUNG_TISSUE_HU))
+    far = far_from_air(dense, (lungs > 0) & (tissue < LUNG_TISSUE_HU), whole)
+    labels, recovered = refine(
+        hu,
+        lungs,
+        aerated=as_array(coarse.parts[box]) > 0,
+        dense=dense,
+        excluded=fluid,
+        airways=as_array(tree) > 0,
+        factors=coarse.factors,
+        box=box,
+        border_hu=_BORDER_HU,
+        says_lung=lambda level: probability.plane(level, (hu.shape[0], hu.shape[1])) >= model.threshold,
+    )
+    voxel_ml = float(np.prod(whole.GetSpacing())) / 1000
+    name = model.slice_network.name
+    return _result(
+        scan,
+        coarse,
+        labels,
+        recovered,
+        flags=unusual,
+        method=f"{name} at probability {model.threshold:g}; airways, sides and borders at about 2 mm (SimpleITK)",
+        leak_suspected_ml=np.count_nonzero(far) * voxel_ml,
+        possible_effusion_ml=np.count_nonzero(fluid) * voxel_ml,
+        networks=model.networks,
+    )
 
 
-def _closing(mask: sitk.Image) -> tuple[sitk.Image, sitk.Image]:
-    """Morphological closing by a ball of 12 mm and the distance to ``mask``.
-
-    By distance maps, so that spacing may differ by axis.
-    """
-    margin = [int(np.ceil(_CLOSING_MM / side)) + 1 for side in mask.GetSpacing()]
-    # Mirrored, not zero: a lung cut by the scan's end stays whole up to the end.
-    to_lung = distance_mm(sitk.MirrorPad(mask, margin, margin))
-    # Distances to the border voxels of what lies outside, not to those inside, make the erosion undo the dilation.
-    far_outside = sitk.Cast(to_lung > _CLOSING_MM, sitk.sitkUInt8)
-    closed = sitk.Crop(distance_mm(far_outside) > _CLOSING_MM, margin, margin)
-    closed.CopyInformation(mask)
-    return sitk.Or(closed, mask), sitk.Crop(to_lung, margin, margin)
-
-
-def _fill_holes(mask: sitk.Image) -> sitk.Image:
-    """Fill what the lung surrounds in axial slices: vessels and lesions, but not the dome of the diaphragm.
-
-    A hole of several slices is filled if lung lies below most of it; below the dome there is only abdomen.
-    """
-    lung = as_array(mask) > 0
-    holes = holes_in_slices(lung)
-    parts = as_array(sitk.ConnectedComponent(as_image(holes.astype(np.uint8), mask)))
-    lung_below = np.maximum.accumulate(lung, axis=2)  # canonical z grows to the head
-    fill = means_by_number(parts, lung_below) >= 0.5
-    fill[0] = False
-    return as_image((lung | fill[parts]).astype(np.uint8), mask)
-
-
-# ---- the way back to the scan's grid -------------------------------------------------------------------------------
-
-
-def _refine(
-    hu: NDArray[Any],
-    closed: sitk.Image,
-    sides: sitk.Image,
-    tree: sitk.Image,
-    factors: list[int],
-    box: tuple[slice, ...],
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Labels and recovered lung at full resolution; the coarse images cover ``box`` of the coarse grid.
-
-    Deep inside the coarse lung all voxels are lung. In the border of the coarse lung, one coarse voxel to each
-    side, voxels are lung if they are aerated, or if they were recovered.
-    """
-    labels, airway_mask = as_array(closed).astype(np.uint8), as_array(tree) > 0
-    missed = (labels > 0) & (as_array(sides) == 0)
-    certain = eroded(labels > 0, outside=False) | missed
-    codes = np.where(labels > 0, labels, _grown(labels))  # where the lungs touch, neither grows
-    codes[airway_mask] = 0
-    codes |= certain.astype(np.uint8) * _CERTAIN | missed.astype(np.uint8) * _MISSED
-    fine = tuple(_fine(part, f, n, m) for part, f, n, m in zip(box, factors, hu.shape, codes.shape, strict=True))
-    found, recovered = np.zeros_like(hu, dtype=np.uint8), np.zeros_like(hu, dtype=bool)
-    window = fine[0][0], fine[1][0]
-    for z, coarse_z in zip(range(fine[2][0].start, fine[2][0].stop), fine[2][1], strict=True):
-        code = codes[:, :, coarse_z][fine[0][1]][:, fine[1][1]]
-        aerated = hu[(*window, z)] < LUNG_TISSUE_HU
-        lung = np.where(aerated | (code >= _CERTAIN), code & _SIDE, 0)
-        found[(*window, z)] = lung
-        recovered[(*window, z)] = (lung > 0) & ~aerated & (code >= _MISSED)
-    return found, recovered
-
-
-def _grown(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels of both lungs grown by a ball of one voxel; the left lung's where both reach."""
-    return np.where(dilated(labels == LEFT_LUNG.id), LEFT_LUNG.id, dilated(labels == RIGHT_LUNG.id)).astype(np.uint8)
-
-
-def _fine(part: slice, factor: int, length: int, coarse_length: int) -> tuple[slice, NDArray[np.int64]]:
-    """The stretch of an axis of the scan that a stretch of the coarse grid covers, and its indices into the latter.
-
-    The last coarse voxel of the grid also covers what was left over when the axis was shrunk.
-    """
-    last = part.stop == length // factor
-    stretch = slice(part.start * factor, length if last else part.stop * factor)
-    index = np.arange(stretch.start, stretch.stop) // factor - part.start
-    return stretch, np.minimum(index, coarse_length - 1)
-
-
-def lung_box(labels: NDArray[np.uint8], margin_mm: float, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
-    """Bounding box of all lung voxels with a margin, clipped to the volume, one slice an axis.
-
-    Raises:
-        LungsNotFoundError: if there is no lung voxel.
-    """
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(labels.any(axis=others))
-        if occupied.size == 0:
-            raise LungsNotFoundError("the label map holds no lung")
-        margin = int(np.ceil(margin_mm / spacing_mm[axis]))
-        box.append(slice(max(0, int(occupied[0]) - margin), min(labels.shape[axis], int(occupied[-1]) + 1 + margin)))
-    return tuple(box)
+def _result(
+    scan: Scan,
+    coarse: _Coarse,
+    labels: NDArray[np.uint8],
+    recovered: Mask,
+    *,
+    flags: tuple[str, ...],
+    method: str,
+    leak_suspected_ml: float = 0.0,
+    possible_effusion_ml: float = 0.0,
+    networks: Mapping[str, str] | None = None,
+) -> LungSegmentation:
+    """The result on the scan's own axes."""
+    return LungSegmentation(
+        labels=from_canonical(labels, scan.affine),
+        recovered_mask=from_canonical(recovered, scan.affine),
+        recovered_ml=int(np.count_nonzero(recovered)) * scan.voxel_ml,
+        airways_ml=volume_ml(coarse.tree),
+        leak_suspected_ml=leak_suspected_ml,
+        possible_effusion_ml=possible_effusion_ml,
+        flags=flags,
+        method=method,
+        networks=networks or {},
+    )

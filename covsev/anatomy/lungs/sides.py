@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number
 from covsev.anatomy.morphology import counts_along_x, mean_x, opened
 from covsev.errors import LungsNotFoundError
-from covsev.labels import LEFT_LUNG, RIGHT_LUNG
+from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, RIGHT_LUNG
 from covsev.scan import Scan
 
 _GAS_HU = -940  # stomach and bowel gas is purer than lung
 _MIN_LUNG_ML = 60.0  # parts smaller than this beside the largest are not lungs
 _MIN_LUNG_SHARE = 0.08  # of the largest part
+_MIN_TIP_ML = 2.0  # aerated parts beside the lungs that are smaller are noise
 _FUSED_SHARE = 0.12  # the smaller lung holds at least this share of both, else they are fused
 _MAX_SPLIT_MM = 14
 
@@ -43,6 +44,32 @@ def lung_parts(coarse: sitk.Image, air: sitk.Image, scan: Scan) -> sitk.Image:
     kept = np.zeros(len(sizes_ml), dtype=np.uint8)
     kept[lungs] = np.arange(1, len(lungs) + 1)
     return as_image(kept[numbers], parts)
+
+
+def likely_lungs(coarse: sitk.Image, mask: sitk.Image, scan: Scan) -> sitk.Image:
+    """Connected parts of what the network calls lung that can be lung, largest first, as labels 1, 2, ...
+
+    A part as large as a lung counts whatever its density. A smaller one counts if most of it is aerated, such as the
+    tip of a lung that disease cuts off; a piece of spleen or stomach does not.
+
+    Raises:
+        LungsNotFoundError: if no part is large enough.
+    """
+    parts = sitk.ConnectedComponent(mask)
+    numbers = as_array(parts)
+    sizes_ml = np.bincount(numbers.ravel()) * float(np.prod(coarse.GetSpacing())) / 1000
+    aerated_share = means_by_number(numbers, as_array(coarse) < LUNG_TISSUE_HU)
+    largest_ml = float(sizes_ml[1:].max(initial=0))
+    if largest_ml < _MIN_LUNG_ML:
+        raise LungsNotFoundError(f"scan {scan.case}: the lung network finds no part larger than {_MIN_LUNG_ML:.0f} ml")
+    as_lung = (sizes_ml >= _MIN_LUNG_ML) & (sizes_ml >= _MIN_LUNG_SHARE * largest_ml)
+    as_tip = (sizes_ml >= _MIN_TIP_ML) & (aerated_share >= 0.5)
+    counted = np.flatnonzero(as_lung | as_tip)
+    counted = counted[counted > 0]
+    counted = counted[np.argsort(-sizes_ml[counted], kind="stable")]
+    rank = np.zeros(len(sizes_ml), dtype=np.uint8)
+    rank[counted] = np.arange(1, len(counted) + 1)
+    return as_image(rank[numbers], parts)
 
 
 def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tuple[str, ...]]:

@@ -27,6 +27,7 @@ from covsev.training.data.records import (
     stacked_slices,
     stem_of,
 )
+from covsev.training.data.volume_layout import build_labelled_volumes
 
 _BY_CORRELATION = f"rank correlation of 64 x 64 thumbnails >= {SAME_PATIENT_CORRELATION}, connected"
 
@@ -260,6 +261,7 @@ LAYOUTS: dict[str, Callable[..., Datalist]] = {
     "mosmed": build_mosmed,
     "ictcf": build_ictcf,
     "folder": build_folder,
+    "volumes": build_labelled_volumes,
 }
 """Name of a layout, to the function ``(folder, *, seed)`` that reads it."""
 

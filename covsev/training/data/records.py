@@ -36,7 +36,7 @@ def make_records(cases: Sequence[dict[str, Any]], folder: Path, *, seed: int) ->
         the cases with relative paths, the ``fold`` of their group and the ``sha256`` of their image.
     """
     folds = assign_folds(np.array([case["group"] for case in cases]), folds=FOLDS, seed=seed)
-    digests = {path: _sha256(path) for path in dict.fromkeys(case["image"] for case in cases)}
+    digests = {path: file_sha256(path) for path in dict.fromkeys(case["image"] for case in cases)}
     return [
         {key: value.relative_to(folder).as_posix() if isinstance(value, Path) else value for key, value in case.items()}
         | {"fold": int(fold), "sha256": digests[case["image"]]}
@@ -44,7 +44,8 @@ def make_records(cases: Sequence[dict[str, Any]], folder: Path, *, seed: int) ->
     ]
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

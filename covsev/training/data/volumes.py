@@ -17,7 +17,8 @@ import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 from numpy.typing import NDArray
 
-from covsev.anatomy.lungs.segment import lung_box, segment_lungs
+from covsev.anatomy.lungs.box import lung_box
+from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.labels import CONSOLIDATION, SLICE_SUFFIXES
 from covsev.scan import Scan, canonical_spacing_mm
 from covsev.training.data.records import Record, stem_of

@@ -1,0 +1,153 @@
+"""The lung model: a network that says which pixels of an axial slice are lung, aerated or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from covsev.errors import BundleError
+from covsev.inference.bundle import load_bundle
+from covsev.inference.network import SliceNetwork, make_slice_network
+from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
+from covsev.inference.slices import SlicePreprocessing, probabilities_at
+
+
+@dataclass(frozen=True, eq=False)
+class LungProbability:
+    """Lung probability of a volume, kept on the network's small grid and drawn at any size when it is asked for.
+
+    Attributes:
+        slabs: which slices were seen together.
+        on_grid: (N, h, w) float32, of each slab, smoothed across slabs.
+    """
+
+    slabs: Slabs
+    on_grid: NDArray[np.float32]
+
+    def plane(self, level: int, size: tuple[int, int]) -> NDArray[np.float32]:
+        """(X, Y) probability of one slice at ``size``."""
+        return self._resized(self.slabs.plane(self.on_grid, level), size)
+
+    def levels(self, size: tuple[int, int], slices_a_level: int) -> Iterator[NDArray[np.float32]]:
+        """(X, Y) probability at ``size`` of groups of slices, their mean; a rest at the end belongs to the last one."""
+        number = max(1, self.slabs.slices // slices_a_level)
+        for level in range(number):
+            start = level * slices_a_level
+            stop = self.slabs.slices if level == number - 1 else start + slices_a_level
+            planes = [self.slabs.plane(self.on_grid, one) for one in range(start, stop)]
+            yield self._resized(np.mean(planes, axis=0, dtype=np.float32), size)
+
+    def _resized(self, plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        return probabilities_at(size, torch.from_numpy(np.ascontiguousarray(plane))[None, None])[0, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class LungModel:
+    """A lung network and what comes after it, as wired by a bundle's ``inference.yaml``.
+
+    Attributes:
+        slice_network: see :class:`~covsev.inference.network.SliceNetwork`; it sees whole slices.
+        threshold: probability from which a voxel is lung.
+        axial_smoothing_mm: SD of the Gaussian that smooths the probability across slices. Lungs go on in the next
+            slice; a spleen or a stomach that looks like dense lung in one slice does not.
+    """
+
+    slice_network: SliceNetwork
+    threshold: float
+    axial_smoothing_mm: float
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Name and weights' SHA-256 of the network."""
+        return {self.slice_network.name: self.slice_network.weights}
+
+    @torch.inference_mode()
+    def probability(self, hu: NDArray[Any], slice_mm: float) -> LungProbability:
+        """Lung probability of a volume.
+
+        Args:
+            hu: (X, Y, Z), axes left, back, head.
+            slice_mm: distance between slices.
+        """
+        network, preprocessing = self.slice_network, self.slice_network.preprocessing
+        stack = as_stack(hu)
+        slabs = Slabs(len(stack), preprocessing.slices_per_slab(slice_mm))
+        on_grid = np.zeros((slabs.number, *preprocessing.network_size), dtype=np.float32)
+        for batch in batches(np.arange(slabs.number), network.batch_size):
+            seen = preprocessing(as_volume(slabs.mean(stack, batch, preprocessing.hu_window)))
+            on_grid[batch] = torch.sigmoid(network.logits(seen))[:, 0].float().cpu().numpy()
+        smooth_across(on_grid, self.axial_smoothing_mm / (slabs.size * slice_mm))
+        return LungProbability(slabs, on_grid)
+
+
+def load_lung_model(
+    bundle: Path,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+) -> LungModel:
+    """The lung model of a bundle folder.
+
+    Args:
+        bundle, device: see :func:`covsev.inference.bundle.load_bundle`.
+        checkpoint: other weights than the bundle's own.
+        runtime, precision: see :func:`covsev.inference.runtime.with_runtime`; the bundle's own if not given.
+
+    Raises:
+        BundleError: as :func:`covsev.inference.bundle.load_bundle`, and if the bundle's model is none of lungs.
+        SettingError: as there.
+    """
+    settings = {"checkpoint": checkpoint, "runtime": runtime, "precision": precision}
+    model = load_bundle(bundle, settings, device=device)
+    if not isinstance(model, LungModel):
+        raise BundleError(f"{bundle}: its model is {type(model).__name__}, not one that finds lungs")
+    return model
+
+
+def make_lung_model(
+    network: nn.Module,
+    checkpoint: str | Path,
+    *,
+    preprocessing: SlicePreprocessing,
+    inferer: Callable[[Tensor, nn.Module], Tensor],
+    threshold: float,
+    axial_smoothing_mm: float,
+    batch_size: int,
+    name: str,
+    device: torch.device,
+    runtime: str = "torch",
+    precision: str = "f32",
+) -> LungModel:
+    """A :class:`LungModel` with the weights of ``checkpoint``; the ``_target_`` of the bundle's ``model``.
+
+    Args:
+        network: without weights.
+        checkpoint, preprocessing, inferer, batch_size, name, device, runtime, precision: see
+            :func:`covsev.inference.network.make_slice_network`.
+        threshold, axial_smoothing_mm: see :class:`LungModel`.
+
+    Raises:
+        BundleError: if the checkpoint is missing, unreadable, or of another network.
+        SettingError: as :func:`covsev.inference.runtime.with_runtime`.
+    """
+    slice_network = make_slice_network(
+        network,
+        checkpoint,
+        preprocessing=preprocessing,
+        inferer=inferer,
+        batch_size=batch_size,
+        name=name,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+    )
+    return LungModel(slice_network, threshold, axial_smoothing_mm)
