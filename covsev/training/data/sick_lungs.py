@@ -17,8 +17,13 @@ from torch import Tensor
 
 CONSOLIDATION_HU = (-150.0, 65.0)
 """Mean of pasted consolidation: from half-filled air spaces to enhancing tissue."""
-GRAIN_HU = (5.0, 20.0)
-"""SD of the noise in it, from a smooth to a sharp reconstruction kernel."""
+GRAIN = (0.7, 1.4)
+"""Noise in it, as a multiple of the noise in the slice's own soft tissue. With another noise, the pasted part could be
+told from the chest wall by it, and real consolidation, whose noise is the wall's, would be taken for wall."""
+MOTTLE_HU = (0.0, 40.0)
+"""SD of its slow changes of density: disease is not even."""
+SOFT_TISSUE_HU = (-150.0, 150.0)
+"""Where the slice's own noise is measured: fat, muscle and blood."""
 MIXED_BELOW_HU = -150.0
 """What is darker beside it, outside the mask, is a voxel of lung and wall together; fat is denser."""
 SHARE = (0.03, 1.0)
@@ -53,7 +58,7 @@ class RandConsolidationd(RandomizableTransform, MapTransform):
         if not self._do_transform or not lung.any():
             return result
         sick = self._sick_part(lung)
-        tissue = self._tissue(lung.shape)
+        tissue = self._tissue(image, lung)
         # Half-way values between sick and aerated lung, as scanners make them.
         share = torch.where(lung, torch.maximum(_mean_around(sick, 3), sick.float()), 0)
         # Mixed border voxels would give the lung's outline away as a dark line: they become tissue, too.
@@ -76,15 +81,30 @@ class RandConsolidationd(RandomizableTransform, MapTransform):
 
     def _smooth_field(self, shape: Sequence[int]) -> Tensor:
         """(H, W) random field whose hills are a third to a tenth of the slice wide."""
-        cells = int(self.R.randint(3, 10))
+        return self._field(shape, cells=int(self.R.randint(3, 10)))
+
+    def _field(self, shape: Sequence[int], cells: int) -> Tensor:
+        """(H, W) random values that change over a ``cells``-th of the slice."""
         coarse = self._normal(1, 1, cells, cells)
         return F.interpolate(coarse, size=tuple(shape), mode="bicubic", align_corners=False)[0, 0]
 
-    def _tissue(self, shape: Sequence[int]) -> Tensor:
-        """(H, W) grey values of tissue with grain."""
-        mean_hu = self._uniform(*CONSOLIDATION_HU)
-        grain_hu = self._uniform(*GRAIN_HU) * self._normal(*shape)
-        return self._grey_of(mean_hu + grain_hu)
+    def _tissue(self, image: Tensor, lung: Tensor) -> Tensor:
+        """(H, W) grey values of tissue that has the noise of the slice's own."""
+        mean = self._grey_of(self._uniform(*CONSOLIDATION_HU))
+        mottle = self._uniform(*MOTTLE_HU) / self.width * self._field(lung.shape, cells=24)
+        grain = self._uniform(*GRAIN) * self._noise_sd(image, lung) * self._normal(*lung.shape)
+        return mean + mottle + grain
+
+    def _noise_sd(self, image: Tensor, lung: Tensor) -> Tensor:
+        """SD of the noise in the soft tissue around the lungs, from what the mean of each 3 x 3 pixels leaves."""
+        low, high = (self._grey_of(hu) for hu in SOFT_TISSUE_HU)
+        smooth = _mean_around(image, 3)
+        tissue = (smooth > low) & (smooth < high) & ~lung
+        if not tissue.any():
+            return torch.zeros(())
+        residue = (image - smooth)[tissue].abs()
+        of_normal = 1.4826  # SD of a normal distribution whose absolute values have a median of 1
+        return of_normal * residue.median() / math.sqrt(8 / 9)  # the pixel itself is a ninth of its mean
 
     def _grey_of(self, hu: Any) -> Any:
         """The grey value of a density."""
