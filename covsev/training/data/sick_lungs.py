@@ -27,9 +27,9 @@ SOFT_TISSUE_HU = (-150.0, 150.0)
 MIXED_BELOW_HU = -150.0
 """What is darker beside it, outside the mask, is a voxel of lung and wall together; fat is denser."""
 SHARE = (0.03, 0.6)
-"""Of the lungs in the slice. With more, slices at the base look like abdomen, and a network that learned from them takes
-spleen and bowel for lung. Drawn on a logarithmic scale: the crescent at the
-back, a tenth of a lung or less, is what a network takes for chest wall most easily."""
+"""Of the lungs in the slice. With more, slices at the base look like abdomen, and a network that learned from them
+takes spleen and bowel for lung. Drawn on a logarithmic scale: the crescent at the back, a tenth of a lung or less, is
+what a network takes for chest wall most easily."""
 STRONGEST_RAMP = 8.0
 """In SD of the random field: without a ramp hills lie anywhere, with the strongest all disease lies on one side."""
 DEPENDENT = 0.5
