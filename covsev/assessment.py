@@ -10,11 +10,12 @@ from functools import cache, partial
 from pathlib import Path
 
 from covsev.anatomy.lobes.segment import LobeSegmentation, segment_lobes
+from covsev.anatomy.lungs.model import LungModel, load_lung_model
 from covsev.anatomy.lungs.segment import LungSegmentation, segment_lungs
 from covsev.lesions.model import LesionModel, load_model
 from covsev.lesions.uncertainty import estimate_uncertainty, with_interval
 from covsev.lesions.volume import LesionSegmentation, segment_lesions
-from covsev.options import DEFAULT_BUNDLE, Options
+from covsev.options import DEFAULT_BUNDLE, LUNG_BUNDLE, Options
 from covsev.quality.result import Flag, check, failure, stopped_by
 from covsev.report.page.niivue import require_viewer
 from covsev.scan import Scan, load_scan
@@ -60,6 +61,15 @@ class _Stopwatch:
 
 shipped_model = cache(partial(load_model, DEFAULT_BUNDLE))
 """The lesion model that covsev ships, loaded once for each device, runtime and precision."""
+shipped_lung_model = cache(partial(load_lung_model, LUNG_BUNDLE))
+"""The lung model that covsev ships, loaded once for each device, runtime and precision."""
+
+
+def lung_model_for(options: Options) -> LungModel | None:
+    """The shipped lung model on the options' device; ``None`` where they choose the threshold, or it has no weights."""
+    if options.lungs == "threshold" or not (LUNG_BUNDLE / "models" / "model.pt").is_file():
+        return None
+    return shipped_lung_model(**options.model_settings)
 
 
 def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: Options | None = None) -> Assessment:
@@ -69,7 +79,7 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
         scan: see :func:`covsev.scan.load_scan`; or the path of a file or of a DICOM folder, which is read.
         model: see :func:`covsev.lesions.model.load_model`; the shipped one if not given, on
             the device, runtime and precision of the options, which a given model has of its own.
-        options: see :class:`covsev.options.Options`.
+        options: see :class:`covsev.options.Options`; they choose the lung network, too.
 
     Raises:
         CovsevError: if the scan cannot be assessed; the message says why.
@@ -85,7 +95,7 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
         require_dicom_source(scan)
     watch = _Stopwatch()
     with watch.stage("lungs"):
-        lungs = segment_lungs(scan)
+        lungs = segment_lungs(scan, lung_model_for(options))
     with watch.stage("lesions"):
         lesions = segment_lesions(
             scan,

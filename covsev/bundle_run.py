@@ -17,13 +17,16 @@ from monai.bundle import ConfigParser, run
 from PIL import Image
 
 from covsev import labels
+from covsev.anatomy.lungs.model import LungModel
 from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import lung_model_for
 from covsev.batch import assess_directory
 from covsev.errors import BundleError, CovsevError, ScanError
 from covsev.lesions.model import LesionModel
 from covsev.lesions.picture import segment_slice
 from covsev.lesions.volume import segment_lesions
-from covsev.scan import ScanSource, find_scans, find_slices, load_scan, replacing, save_labels
+from covsev.options import Options
+from covsev.scan import ScanSource, find_scans, find_slices, load_scan, replacing, require_scans, save_labels
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _log = logging.getLogger(__name__)
@@ -148,21 +151,56 @@ def segment_directory(
     if not volumes and not slices:
         raise ScanError(f"{source_folder}: no scans and no PNG or JPG slices in it")
     target.mkdir(parents=True, exist_ok=True)
+    lung_model = lung_model_for(Options())
+    jobs = [_volume_job(volume, target, model, lung_model) for volume in volumes]
+    jobs += [_slice_job(picture, target, model) for picture in slices]
+    _do_all(jobs)
+
+
+def segment_lungs_of_directory(
+    dataset_dir: str | os.PathLike[str] | None, output_dir: str | os.PathLike[str] | None, model: LungModel
+) -> None:
+    """Write ``<case>_lungs.nii.gz``, 1 right and 2 left, for every volume below ``dataset_dir``.
+
+    Raises:
+        ScanError: as :func:`segment_directory`.
+    """
+    source_folder, target = _named_folders(dataset_dir, output_dir)
+    volumes = find_scans(source_folder)
+    require_scans(volumes, source_folder)
+    target.mkdir(parents=True, exist_ok=True)
+    _do_all([_lung_job(volume, target, model) for volume in volumes])
+
+
+def _do_all(jobs: Sequence[Callable[[], None]]) -> None:
+    """Do every job, whether others fail or not; then raise what failed."""
     failures = []
-    for job in (*(_volume_job(v, target, model) for v in volumes), *(_slice_job(s, target, model) for s in slices)):
+    for job in jobs:
         try:
             job()
         except Exception as error:  # one odd scan must not end the run; the others go on
             _log.exception("failed")
             failures.append(str(error) if isinstance(error, CovsevError) else f"{type(error).__name__}: {error}")
     if failures:
-        raise ScanError(f"{len(failures)} of {len(volumes) + len(slices)} failed: " + "; ".join(failures))
+        raise ScanError(f"{len(failures)} of {len(jobs)} failed: " + "; ".join(failures))
 
 
-def _volume_job(source: ScanSource, target: Path, model: LesionModel) -> Callable[[], None]:
+def _lung_job(source: ScanSource, target: Path, model: LungModel) -> Callable[[], None]:
     def job() -> None:
         scan = load_scan(source)
-        lungs = segment_lungs(scan)
+        found = segment_lungs(scan, model)
+        path = target / (scan.case + labels.LUNGS_SUFFIX)
+        save_labels(found.labels, scan, path, weights=model.slice_network.weights)
+
+    return job
+
+
+def _volume_job(
+    source: ScanSource, target: Path, model: LesionModel, lung_model: LungModel | None
+) -> Callable[[], None]:
+    def job() -> None:
+        scan = load_scan(source)
+        lungs = segment_lungs(scan, lung_model)
         lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=False)
         if model.prior is None:
             suffix, mask = labels.INFECTION_SUFFIX, (lesions.labels > 0).astype(np.uint8)

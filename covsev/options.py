@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from covsev.errors import SettingError
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
 
 BUNDLES = Path(str(resources.files("covsev.bundles")))
@@ -13,6 +14,8 @@ INFECTION_BUNDLE = BUNDLES / "covid_infection_ct_segmentation"
 LUNG_BUNDLE = BUNDLES / "covid_lung_ct_segmentation"
 LESION_BUNDLE = BUNDLES / "covid_lesion_ct_segmentation"
 DEFAULT_BUNDLE = LESION_BUNDLE
+LUNG_ROADS = ("network", "threshold")
+"""How the lungs are found: by the shipped network, or by a threshold alone, which loses dense lung at the chest wall."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Options:
     """What a user may choose.
 
     Attributes:
+        lungs: ``network`` or ``threshold``, see :data:`LUNG_ROADS`; the threshold also where the network has no weights.
         restrict_to_lungs: drop lesion outside the lung labels.
         noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
         save_probability: keep the infection probability, and write it too.
@@ -33,6 +37,7 @@ class Options:
         precision: ``f32`` or ``bf16``, see there; if None, as the bundle says.
     """
 
+    lungs: str = "network"
     restrict_to_lungs: bool = True
     noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML
     save_probability: bool = False
@@ -44,6 +49,15 @@ class Options:
     device: str = "cpu"
     runtime: str | None = None
     precision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no choice.
+
+        Raises:
+            SettingError: naming the choices.
+        """
+        if self.lungs not in LUNG_ROADS:
+            raise SettingError(f"lungs must be one of {', '.join(LUNG_ROADS)}; got {self.lungs!r}")
 
     @property
     def model_settings(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import traceback
@@ -15,6 +16,7 @@ from covsev import __version__
 from covsev.assessment import Assessment, assess
 from covsev.batch.job import Job, Row, failure, remove_results
 from covsev.lesions.model import LesionModel, load_model
+from covsev.options import LUNG_BUNDLE
 from covsev.report.outputs import write
 from covsev.report.tables import row
 from covsev.scan import Scan, load_scan
@@ -39,7 +41,19 @@ def describe(model: LesionModel) -> dict[str, Any]:
         "lung_margin_mm": model.preprocessing.crop_margin_mm,
         "slab_mm": model.preprocessing.slab_mm,
         "runs_on": model.runs_on,
+        "lung_bundle": _lung_bundle(),
     }
+
+
+@cache
+def _lung_bundle() -> dict[str, str | None]:
+    """SHA-256 of the files that decide the lungs: weights and configuration; ``None`` for a file that is missing."""
+    files = {
+        "weights": LUNG_BUNDLE / "models" / "model.pt",
+        "configuration": LUNG_BUNDLE / "configs" / "inference.yaml",
+    }
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return {name: hashes.get(name) for name in files}
 
 
 def work_through(jobs: Iterable[Job], model: LesionModel, report: Callable[[Row], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -28,6 +28,10 @@ def add_commands(app: typer.Typer) -> None:
 def severity(
     scans: Annotated[Path, typer.Argument(help="A scan, a DICOM folder, or a directory of scans.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for masks, reports and severity.csv.")],
+    lungs: Annotated[
+        Literal["network", "threshold"],
+        typer.Option(help="By the lung network, or a threshold, which loses dense lung at the chest wall."),
+    ] = "network",
     lung_restriction: Annotated[
         bool, typer.Option(help="Drop lesion outside the lung mask. Off gives the bundle's own infection mask.")
     ] = True,
@@ -101,6 +105,7 @@ def severity(
         debug=debug,
         best_series=best_series,
         options=Options(
+            lungs=lungs,
             restrict_to_lungs=lung_restriction,
             noise_floor_ml=noise_floor_ml,
             save_probability=probability,

@@ -185,19 +185,20 @@ def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures])
     texts = {
         "fused": "right and left lung touched and were split",
         "one_lung": "only one lung was found; the other side has no values",
+        "lungs_by_threshold": f"dense lung may be missing: {lungs.method}",
     }
     for code in lungs.flags:
         yield make_flag(code, texts[code])
     volume_ml = regions["both_lungs"].volume_ml
     if volume_ml and 100 * lungs.recovered_ml / volume_ml > limits("much_recovered")["pct"]:
-        text = f"{lungs.recovered_ml:.0f} ml of dense lung were closed back in"
+        text = f"{lungs.recovered_ml:.0f} ml of the lungs are dense: a threshold alone would have dropped them"
         yield make_flag("much_recovered", text, ml=lungs.recovered_ml)
     leak_ml, effusion_ml = lungs.leak_suspected_ml, lungs.possible_effusion_ml
     if leak_ml > limits("leak_suspected")["ml"]:
-        text = f"{leak_ml:.0f} ml of recovered lung border on other tissue by shape alone: look at the overlay"
+        text = f"{leak_ml:.0f} ml of dense lung lie far from all aerated lung: look whether they are lung"
         yield make_flag("leak_suspected", text, ml=leak_ml)
     if effusion_ml > limits("possible_effusion")["ml"]:
-        text = f"{effusion_ml:.0f} ml between lung and chest wall have the density of fluid and are not counted as lung"
+        text = f"{effusion_ml:.0f} ml at the back of the lungs have the density of fluid and are not counted as lung"
         yield make_flag("possible_effusion", text, ml=effusion_ml)
 
 

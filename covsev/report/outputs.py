@@ -49,7 +49,7 @@ def _write_maps(assessment: Assessment, base: Path, options: Options) -> list[Pa
     """The label maps, and the probability where it is asked for; their paths."""
     scan, weights = assessment.scan, assessment.weights
     maps = {
-        labels.LUNGS_SUFFIX: (assessment.lungs.labels, "none"),
+        labels.LUNGS_SUFFIX: (assessment.lungs.labels, next(iter(assessment.lungs.networks.values()), "none")),
         labels.LOBES_SUFFIX: (assessment.lobes.labels, "none"),
         labels.LESIONS_SUFFIX: (assessment.lesions.labels, weights),
     }
@@ -109,9 +109,9 @@ def _provenance(assessment: Assessment) -> dict[str, Any]:
     return {
         "source": str(assessment.scan.source),
         "weights": assessment.weights,
-        "networks": dict(assessment.lesions.networks),
+        "networks": {**assessment.lungs.networks, **assessment.lesions.networks},
         "method": {
-            "lungs": "thresholds and morphology at about 2 mm (SimpleITK); dense disease closed back in",
+            "lungs": assessment.lungs.method,
             "lobes": f"{assessment.lobes.method}: {assessment.lobes.reason}",
             "lesions": assessment.lesions.method,
         },

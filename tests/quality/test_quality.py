@@ -159,7 +159,7 @@ def test_values_that_are_not_hu_fail(mean_hu):
 def test_much_recovered_lung_is_flagged(recovered_ml, codes):
     flags = found(lungs=lungs_of(recovered_ml=recovered_ml))
     assert [flag.code for flag in flags] == codes
-    assert not codes or flags[0].text == "401 ml of dense lung were closed back in"
+    assert not codes or flags[0].text == "401 ml of the lungs are dense: a threshold alone would have dropped them"
 
 
 def test_lobes_from_the_prior_alone_are_flagged():
@@ -367,7 +367,7 @@ def test_every_code_of_the_table_stands_in_this_file():
 
 @pytest.mark.parametrize(
     ("field", "limit_ml", "code"),
-    [("leak_suspected_ml", 20.0, "leak_suspected"), ("possible_effusion_ml", 50.0, "possible_effusion")],
+    [("leak_suspected_ml", 20.0, "leak_suspected"), ("possible_effusion_ml", 10.0, "possible_effusion")],
 )
 def test_what_the_recovery_met_is_flagged(field, limit_ml, code):
     assert found(lungs=lungs_of(**{field: limit_ml})) == ()

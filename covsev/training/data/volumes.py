@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import lung_model_for
 from covsev.labels import CONSOLIDATION, SLICE_SUFFIXES
+from covsev.options import Options
 from covsev.scan import Scan, canonical_spacing_mm
 from covsev.training.data.records import Record, stem_of
 
@@ -150,7 +152,9 @@ def lungs_of(volume: LabelledVolume) -> NDArray[np.bool_]:
     Raises:
         LungsNotFoundError: if there are no lungs.
     """
-    return volume.lungs if volume.lungs is not None else segment_lungs(volume.scan).labels > 0
+    return (
+        volume.lungs if volume.lungs is not None else segment_lungs(volume.scan, lung_model_for(Options())).labels > 0
+    )
 
 
 def _labels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
