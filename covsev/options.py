@@ -15,7 +15,7 @@ LUNG_BUNDLE = BUNDLES / "covid_lung_ct_segmentation"
 LESION_BUNDLE = BUNDLES / "covid_lesion_ct_segmentation"
 DEFAULT_BUNDLE = LESION_BUNDLE
 LUNG_ROADS = ("network", "threshold")
-"""How the lungs are found: by the shipped network, or by a threshold alone, which loses dense lung at the chest wall."""
+"""How the lungs are found: by the shipped network, or by a threshold, which loses dense lung at the chest wall."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Options:
     """What a user may choose.
 
     Attributes:
-        lungs: ``network`` or ``threshold``, see :data:`LUNG_ROADS`; the threshold also where the network has no weights.
+        lungs: ``network`` or ``threshold``, see :data:`LUNG_ROADS`. Without weights it is the threshold, too.
         restrict_to_lungs: drop lesion outside the lung labels.
         noise_floor_ml: lesion below this in a region counts as none in the scores' bands.
         save_probability: keep the infection probability, and write it too.

@@ -27,14 +27,19 @@ def why_not_believed(mask: Mask, aerated: Mask, air: Mask, coarse: sitk.Image) -
         air: (X, Y, Z) all air inside the body.
         coarse: HU on that grid.
     """
-    found = np.count_nonzero(aerated & mask) / max(1, np.count_nonzero(aerated))
+    found = _share(aerated & mask, aerated)
     if found < _MIN_AERATED_SHARE:
         return f"the network finds {100 * found:.0f} % of the aerated lung"
     outside = (as_array(coarse) < LUNG_TISSUE_HU) & ~air
-    share = np.count_nonzero(outside & mask) / max(1, np.count_nonzero(mask))
+    share = _share(outside & mask, mask)
     if share > _MAX_OUTSIDE_SHARE:
         return f"{100 * share:.0f} % of what the network finds lies around the patient"
-    volume_ml = np.count_nonzero(mask) * float(np.prod(coarse.GetSpacing())) / 1000
+    volume_ml = int(np.count_nonzero(mask)) * float(np.prod(coarse.GetSpacing())) / 1000
     if volume_ml > _MAX_ML:
         return f"the network finds {volume_ml / 1000:.0f} litres of lung"
     return ""
+
+
+def _share(part: Mask, whole: Mask) -> float:
+    """Voxels of ``part`` by those of ``whole``; 0 where there are none."""
+    return float(np.count_nonzero(part) / max(1, int(np.count_nonzero(whole))))
