@@ -11,9 +11,10 @@ import torch
 from monai.inferers import SimpleInferer
 
 from covsev.anatomy.images import as_array, as_image
+from covsev.anatomy.lungs.airways import gas_beside_lungs
 from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.check import why_not_believed
-from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, thick_parts
+from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back, thick_parts
 from covsev.anatomy.lungs.model import LungModel, load_lung_model
 from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.anatomy.lungs.sides import likely_lungs
@@ -226,6 +227,38 @@ def test_dense_lung_far_from_air_is_suspected():
     assert np.flatnonzero(far.any(axis=(1, 2))).min() == 22  # 26 mm from the last voxel of air
     assert not far_from_air(np.zeros_like(dense), aerated, image).any()
     np.testing.assert_array_equal(far_from_air(dense, np.zeros_like(dense), image), dense)
+
+
+def test_dense_lung_at_the_back_goes_on_where_the_network_holds_it_possible():
+    hu = np.full((40, 40, 20), 40, np.int16)
+    hu[:, 34:] = 600  # bone
+    dense = np.zeros(hu.shape, bool)
+    dense[8:32, 20:26, 4:16] = True
+    prob = np.where(dense, 0.9, 0.02).astype(np.float32)
+    prob[8:32, 26:] = 0.2  # up to the rib and beyond
+    prob[8:32, 10:20] = 0.2  # in front as well
+    prob[20, 26:] = 0.02
+    found = reaching_back(dense, prob, hu, 2.0)
+    assert found[10:18, 27:33, 6:14].all()
+    assert not found[:, 34:].any()
+    assert not found[:, :20].any()
+    assert not found[20, 27:].any()
+    assert not (found & dense).any()
+    assert np.flatnonzero(reaching_back(dense, prob, hu, 10.0).any(axis=(0, 2))).max() <= 27  # 20 mm are two voxels
+
+
+def test_gas_of_the_bowel_is_told_from_lung_by_purity_and_by_what_it_joins():
+    hu = np.full((40, 40, 40), 40, np.int16)
+    lungs, tree, air = (np.zeros(hu.shape, bool) for _ in range(3))
+    lungs[4:20, 4:36, 20:36] = True
+    bowel, tip, beside = np.zeros_like(air), np.zeros_like(air), np.zeros_like(air)
+    bowel[26:34, 8:16, 4:12] = True
+    tip[26:34, 24:32, 4:12] = True
+    beside[20:24, 10:30, 22:30] = True  # pure, but part of the lung
+    for part, density in ((lungs, -850), (bowel, -950), (tip, -700), (beside, -980)):
+        hu[part] = density
+    air = lungs | bowel | tip | beside
+    np.testing.assert_array_equal(gas_beside_lungs(air, lungs, tree, hu), bowel)
 
 
 # ---- fluid ---------------------------------------------------------------------------------------------------------

@@ -6,9 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
-from covsev.anatomy.lungs import segment as lungs
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.errors import LungsNotFoundError
@@ -261,19 +259,6 @@ def test_lung_box_has_a_margin_in_mm_and_stays_in_the_volume(margin_mm, expected
 def test_lung_box_of_nothing_is_refused():
     with pytest.raises(LungsNotFoundError, match="the label map holds no lung"):
         lung_box(np.zeros((4, 4, 4), np.uint8), 5, (1, 1, 1))
-
-
-def test_touching_lungs_keep_their_own_voxels():
-    """At the border between the lungs neither grows into the other."""
-    hu = np.full((40, 40, 40), 40, np.int16)
-    hu[6:34, 6:34, 6:34] = -850
-    closed = np.zeros(hu.shape, np.uint8)
-    closed[6:20, 6:34, 6:34], closed[20:34, 6:34, 6:34] = 1, 2
-    image = sitk.GetImageFromArray(closed.transpose())
-    nothing = image * 0
-    labels, recovered = lungs._refine(hu, image, image, nothing, [1, 1, 1], (slice(0, 40),) * 3)
-    np.testing.assert_array_equal(labels, closed)
-    assert not recovered.any()
 
 
 def test_the_airway_beside_one_lung_is_not_part_of_that_lung(phantom):

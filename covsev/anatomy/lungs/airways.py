@@ -5,17 +5,20 @@ Everything here works on SimpleITK images at about 2 mm with axes left, back, he
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from covsev.anatomy.images import as_array, as_image, means_by_number, volume_ml
-from covsev.anatomy.morphology import counts_along_x, dilated, median_of_counts, opened
+from covsev.anatomy.morphology import Mask, counts_along_x, dilated, median_of_counts, opened
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan
 
+_PURE_HU = -820  # of gas in the bowel with its mixed border voxels at 2 mm; cut-off tips of lung are denser
 _BODY_HU = -300
 _OUTSIDE_AIR_HU = -930  # air around the patient touches the scan's sides with a mean below this
 _MAX_AIRWAY_ML = 150.0  # a larger airway tree has leaked into the lung
@@ -75,6 +78,22 @@ def airways(coarse: sitk.Image, air: sitk.Image) -> sitk.Image:
         tree, tree_ml = grown, grown_ml
     closed = _with_wall(tree)
     return closed if volume_ml(closed) <= 2 * _MAX_AIRWAY_ML else empty
+
+
+def gas_beside_lungs(air: Mask, lungs: Mask, tree: Mask, hu: NDArray[Any]) -> Mask:
+    """Parts of the air in the body that are gas of stomach or bowel: pure, and not joined to the lungs.
+
+    Args:
+        air, lungs, tree: (X, Y, Z) all air in the body, the lungs by the threshold, and the airways.
+        hu: (X, Y, Z).
+    """
+    joined = lungs | tree
+    parts, number = ndimage.label(air | joined)
+    is_joined = ndimage.maximum(joined, parts, np.arange(number + 1))
+    purity_hu = ndimage.mean(hu, parts, np.arange(number + 1))
+    is_gas = (np.asarray(is_joined) == 0) & (np.asarray(purity_hu) < _PURE_HU)
+    is_gas[0] = False
+    return is_gas[parts]  # type: ignore[no-any-return]
 
 
 def _with_wall(tree: sitk.Image) -> sitk.Image:

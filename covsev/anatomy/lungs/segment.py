@@ -17,14 +17,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from covsev.anatomy.images import as_array, as_image, volume_ml, without
-from covsev.anatomy.lungs.airways import air_inside, airways
+from covsev.anatomy.lungs.airways import air_inside, airways, gas_beside_lungs
 from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.check import why_not_believed
-from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, thick_parts
+from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back, thick_parts
 from covsev.anatomy.lungs.sides import likely_lungs, lung_parts, right_and_left
 from covsev.anatomy.lungs.threshold import close_each, fill_each
-from covsev.anatomy.morphology import Mask
+from covsev.anatomy.morphology import Mask, dilated
 from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
 
@@ -98,11 +98,12 @@ def segment_lungs(scan: Scan, model: LungModel | None = None) -> LungSegmentatio
     probability = model.probability(hu, canonical_spacing_mm(scan)[2])
     size = coarse.whole.GetSize()
     levels = probability.levels((size[0], size[1]), coarse.factors[2])
-    mask = np.stack([level >= model.threshold for level in levels], axis=2)
-    doubt = why_not_believed(mask, as_array(coarse.parts) > 0, as_array(coarse.air) > 0, coarse.whole)
+    prob = np.stack(list(levels), axis=2)
+    aerated, air = as_array(coarse.parts) > 0, as_array(coarse.air) > 0
+    doubt = why_not_believed(prob >= model.threshold, aerated, air, coarse.whole)
     if doubt:
         return _by_threshold(hu, scan, coarse, f"threshold, since {doubt}", flags=("lungs_by_threshold",))
-    return _by_network(hu, scan, coarse, mask, probability, model)
+    return _by_network(hu, scan, coarse, prob, probability, model)
 
 
 def _coarse(hu: NDArray[Any], scan: Scan) -> _Coarse:
@@ -147,11 +148,21 @@ def _by_threshold(
 
 
 def _by_network(
-    hu: NDArray[Any], scan: Scan, coarse: _Coarse, mask: Mask, probability: LungProbability, model: LungModel
+    hu: NDArray[Any],
+    scan: Scan,
+    coarse: _Coarse,
+    prob: NDArray[np.float32],
+    probability: LungProbability,
+    model: LungModel,
 ) -> LungSegmentation:
-    """What the network calls lung, without airways, fluid and parts that are no lungs."""
-    without_airways = mask & ~(as_array(coarse.tree) > 0)
-    parts = likely_lungs(coarse.whole, as_image(without_airways.astype(np.uint8), coarse.whole), scan)
+    """What the network calls lung, without airways, bowel gas, fluid and parts that are no lungs."""
+    every_tissue, airway_mask = as_array(coarse.whole), as_array(coarse.tree) > 0
+    certain_mask = prob >= model.threshold
+    dense_mask = thick_parts(certain_mask & (every_tissue >= LUNG_TISSUE_HU))
+    at_wall = reaching_back(dense_mask, prob, every_tissue, coarse.whole.GetSpacing()[1])
+    gas = gas_beside_lungs(as_array(coarse.air) > 0, as_array(coarse.parts) > 0, airway_mask, every_tissue)
+    mask = (certain_mask | at_wall) & ~airway_mask & ~dilated(gas)
+    parts = likely_lungs(coarse.whole, as_image(mask.astype(np.uint8), coarse.whole), scan)
     box = lung_box(as_array(parts), _MARGIN_MM, coarse.whole.GetSpacing())
     middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
     sides, unusual = right_and_left(parts[box], middle_x)
@@ -165,6 +176,7 @@ def _by_network(
         hu,
         lungs,
         aerated=as_array(coarse.parts[box]) > 0,
+        certain=at_wall[box] & (lungs > 0),
         dense=dense,
         excluded=fluid,
         airways=as_array(tree) > 0,
