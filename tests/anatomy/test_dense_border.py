@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from measures import dice
 from scipy import ndimage
 
 from covsev.anatomy.lungs.dense_border import follow_density
@@ -21,10 +22,6 @@ def scan(around_hu, true=BALL, noise_hu=15):
     """Disease in ``true``, tissue of ``around_hu`` elsewhere, and noise."""
     noise = np.random.default_rng(0).normal(0, noise_hu, SHAPE)
     return (np.where(true, DISEASE_HU, around_hu) + noise).astype(np.int16)
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 @pytest.mark.parametrize("around_hu", [-100, 0, 60, 300], ids=["fat", "fluid", "liver", "bone"])

@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from covsev.anatomy.images import as_array, as_image, means_by_number, volume_ml
 from covsev.anatomy.morphology import counts_along_x, dilated, median_of_counts, opened
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan
+from covsev.scan.boxes import bounding_box
 
 _BODY_HU = -300
 _OUTSIDE_AIR_HU = -930  # air around the patient touches the scan's sides with a mean below this
@@ -81,9 +81,8 @@ def _with_wall(tree: sitk.Image) -> sitk.Image:
     """``tree`` grown by a voxel and closed, so that the walls belong to it."""
     inside = as_array(tree) > 0
     closed = np.zeros(inside.shape, dtype=np.uint8)
-    found = ndimage.find_objects(inside.view(np.uint8))
-    if found:
-        box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in found[0])
+    if inside.any():
+        box = bounding_box(inside, margin=4)
         wall = sitk.GetImageFromArray(dilated(inside[box]).astype(np.uint8).transpose())
         closed[box] = as_array(sitk.BinaryMorphologicalClosing(wall, (2, 2, 1)))
     return as_image(closed, tree)

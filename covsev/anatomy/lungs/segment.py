@@ -18,10 +18,11 @@ from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_numb
 from covsev.anatomy.lungs.airways import air_inside, airways
 from covsev.anatomy.lungs.dense_lung import find_dense_lung
 from covsev.anatomy.lungs.sides import lung_parts, right_and_left
-from covsev.anatomy.morphology import dilated, eroded, holes_in_slices
+from covsev.anatomy.morphology import Mask, dilated, eroded, holes_in_slices
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, PADDING_HU, RIGHT_LUNG
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
+from covsev.scan.boxes import Box, bounding_box, margin_voxels
 
 WORKING_SPACING_MM = 2.0
 _CHEST_WALL_MM = 70.0  # around the aerated lungs, so that the ribs beside dense lung are in the box
@@ -151,8 +152,8 @@ def _refine(
     sides: sitk.Image,
     tree: sitk.Image,
     factors: list[int],
-    box: tuple[slice, ...],
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    box: Box,
+) -> tuple[NDArray[np.uint8], Mask]:
     """Labels and recovered lung at full resolution; the coarse images cover ``box`` of the coarse grid.
 
     Deep inside the coarse lung all voxels are lung. In the border of the coarse lung, one coarse voxel to each
@@ -192,18 +193,12 @@ def _fine(part: slice, factor: int, length: int, coarse_length: int) -> tuple[sl
     return stretch, np.minimum(index, coarse_length - 1)
 
 
-def lung_box(labels: NDArray[np.uint8], margin_mm: float, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
+def lung_box(labels: NDArray[np.uint8], margin_mm: float, spacing_mm: tuple[float, ...]) -> Box:
     """Bounding box of all lung voxels with a margin, clipped to the volume, one slice an axis.
 
     Raises:
         LungsNotFoundError: if there is no lung voxel.
     """
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(labels.any(axis=others))
-        if occupied.size == 0:
-            raise LungsNotFoundError("the label map holds no lung")
-        margin = int(np.ceil(margin_mm / spacing_mm[axis]))
-        box.append(slice(max(0, int(occupied[0]) - margin), min(labels.shape[axis], int(occupied[-1]) + 1 + margin)))
-    return tuple(box)
+    if not labels.any():
+        raise LungsNotFoundError("the label map holds no lung")
+    return bounding_box(labels, margin_voxels(margin_mm, spacing_mm))
