@@ -1,4 +1,4 @@
-"""The errors that covsev raises on bad input. Each message names the file or argument and what to do."""
+"""The errors that covsev raises on bad input. Each message names the file or argument, and says what to do."""
 
 
 class CovsevError(ValueError):
@@ -8,6 +8,8 @@ class CovsevError(ValueError):
         code: short stable name of the reason, for tables.
     """
 
+    # The fallback of classes and calls that name no closer reason. Tables of many scans hold the code, not the text:
+    # texts may be reworded, codes must stay.
     code = "error"
 
     def __init__(self, message: str, *, code: str | None = None) -> None:

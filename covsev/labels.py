@@ -83,6 +83,7 @@ CONSOLIDATION = Label(2, "consolidation", "consolidation", (220, 40, 40))
 LESIONS = (GROUND_GLASS, CONSOLIDATION)
 
 PADDING_HU = -1024
+"""HU of voxels that hold no measurement, and the lowest HU that filters of the lungs see."""
 LUNG_TISSUE_HU = -400
 """Midpoint between aerated lung and soft tissue: the boundary of the lung."""
 HIGH_OPACITY_HU = -200
@@ -93,7 +94,7 @@ LUNG_WINDOW_HU = (-1350, 150)
 """Level -600, width 1500: the window in which lung is looked at."""
 
 SLICE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Of 2-D 8-bit slices."""
+"""Endings of the 2-D 8-bit pictures that are read as single slices."""
 SLICE_INFECTION_SUFFIX = "_infection.png"
 SLICE_LESIONS_SUFFIX = "_lesions.png"
 SLICE_MASK_SUFFIXES = (SLICE_INFECTION_SUFFIX, SLICE_LESIONS_SUFFIX)

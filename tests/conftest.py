@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,15 @@ def write_nifti(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def global_seed_unset() -> Iterator[None]:
+    """A seed that a test sets for all of MONAI does not reach the tests after it."""
+    from monai.utils import set_determinism  # here, since it takes seconds to import
+
+    yield
+    set_determinism(None)
 
 
 @pytest.fixture(scope="session")

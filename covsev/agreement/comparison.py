@@ -25,6 +25,7 @@ from covsev.errors import CovsevError, GridMismatchError
 from covsev.masks.conventions import LESIONS_KIND, LOBES_KIND, LUNGS_KIND
 from covsev.masks.recognition import LabelFile, parse_choices, recognise, translate
 from covsev.scan import read_labels
+from covsev.scan.volume import GRID_TOLERANCE_MM
 from covsev.scan.writing import write_csv
 from covsev.severity.score_table import SCORES
 
@@ -123,7 +124,9 @@ def _compare_maps(
 ) -> list[dict[str, Any]]:
     """One row a structure: everything together, then each label that both maps tell apart."""
     files = [LabelFile(path, *read_labels(path)) for path in paths]
-    if files[0].values.shape != files[1].values.shape or not np.allclose(files[0].affine, files[1].affine, atol=1e-3):
+    reference, predicted = files
+    same_place = np.allclose(reference.affine, predicted.affine, atol=GRID_TOLERANCE_MM)
+    if reference.values.shape != predicted.values.shape or not same_place:
         raise GridMismatchError(f"{paths[1]}: another grid than its reference {paths[0]}; resample one of them first")
     conventions = [
         recognise(file, kind, name=parse_choices(choice).get(kind), option=option)

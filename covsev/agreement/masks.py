@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.errors import GridMismatchError
+from covsev.scan.boxes import bounding_box
 
 LUNG_TOLERANCE_MM, LESION_TOLERANCE_MM = 1.0, 3.0
 _FAR_PCT = 95
@@ -99,13 +100,12 @@ def _surfaces(
 
 def surface_mm(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """World coordinates (N, 3) in mm of the voxels of ``mask`` that have a face outside it."""
-    occupied = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not all(map(len, occupied)):
-        return np.empty((0, 3))
-    first = np.array([indices[0] for indices in occupied])
-    box = np.pad(mask[tuple(slice(indices[0], indices[-1] + 1) for indices in occupied)], 1)
-    inner = box.copy()
+    box = bounding_box(mask)
+    # A rim of background around the box: the neighbours that a roll brings from the other end are then outside, too.
+    padded = np.pad(mask[box], 1)
+    inner = padded.copy()
     for axis in range(3):
-        inner &= np.roll(box, 1, axis) & np.roll(box, -1, axis)
-    voxels = np.argwhere(box & ~inner) - 1 + first
+        inner &= np.roll(padded, 1, axis) & np.roll(padded, -1, axis)
+    first = np.array([side.start for side in box])
+    voxels = np.argwhere(padded & ~inner) - 1 + first
     return np.asarray(voxels @ affine[:3, :3].T + affine[:3, 3])

@@ -112,7 +112,11 @@ def icc(x: ArrayLike, y: ArrayLike) -> float | None:
 
 
 def weighted_kappa(x: ArrayLike, y: ArrayLike) -> float | None:
-    """Cohen's kappa with quadratic weights of (N,) whole points; ``None`` where chance alone agrees fully."""
+    """Cohen's kappa with quadratic weights of (N,) whole points; ``None`` where chance alone agrees fully.
+
+    >>> weighted_kappa([0, 5, 10], [0, 5, 10]), weighted_kappa([0, 10], [10, 0]), weighted_kappa([7, 7], [7, 7])
+    (1.0, -1.0, None)
+    """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     observed = ((a - b) ** 2).mean()
     expected = ((a[:, None] - b[None, :]) ** 2).mean()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 def as_image(array: NDArray[Any], like: sitk.Image) -> sitk.Image:
     """SimpleITK image of an (X, Y, Z) array on the grid of ``like``."""
+    # SimpleITK reads an array's first axis as z, so the axes are turned round; it copies, so the view is safe.
     image = sitk.GetImageFromArray(array.transpose())
     image.CopyInformation(like)
     return image
@@ -22,21 +23,26 @@ def as_array(image: sitk.Image) -> NDArray[Any]:
 
 
 def volume_ml(mask: sitk.Image) -> float:
-    """Volume of a mask."""
-    return float(np.count_nonzero(sitk.GetArrayViewFromImage(mask)) * np.prod(mask.GetSpacing()) / 1000)
+    """Volume of a mask in ml."""
+    voxels = np.count_nonzero(sitk.GetArrayViewFromImage(mask))  # a view: counting needs no copy
+    return float(voxels * np.prod(mask.GetSpacing()) / 1000)
 
 
 def without(mask: sitk.Image, removed: sitk.Image) -> sitk.Image:
-    """``mask`` where ``removed`` is not."""
+    """``mask`` without the voxels of ``removed``; both hold 0 and 1."""
+    # And works bit by bit while Not gives 0 or 1: a mask of 255 would come back as 1.
     return sitk.And(mask, sitk.Not(removed))
 
 
 def distance_mm(mask: sitk.Image) -> sitk.Image:
     """Signed distance to the border of ``mask`` in mm, negative inside."""
+    # Every choice is written out: by default ITK gives squared distances, in voxels.
     return sitk.SignedMaurerDistanceMap(mask, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
 
 
 def means_by_number(numbers: NDArray[Any], values: NDArray[Any], length: int = 0) -> NDArray[np.float64]:
     """Mean of ``values`` over the voxels of each number; 0 for a number without voxels."""
-    counts = np.bincount(numbers.ravel(), minlength=length)
-    return np.bincount(numbers.ravel(), weights=values.ravel(), minlength=length) / np.maximum(counts, 1)
+    flat = numbers.ravel()
+    counts = np.bincount(flat, minlength=length)
+    sums = np.bincount(flat, weights=values.ravel(), minlength=length)
+    return sums / np.maximum(counts, 1)  # a number without voxels has the sum 0, and its mean stays 0

@@ -30,6 +30,17 @@ class Slabs:
     Attributes:
         slices: how many slices there are.
         size: slices a slab; the last slab may have fewer.
+
+    Five slices in slabs of two. The last slab is slice 4 alone:
+
+    >>> slabs = Slabs(slices=5, size=2)
+    >>> slabs.number, slabs.of(np.array([0, 1, 4])).tolist()
+    (3, [0, 2])
+
+    Their values, back at the slices, run straight from the middle of a slab to the middle of the next:
+
+    >>> slabs.at_slices(np.array([0, 1, 1], dtype=np.float32).reshape(3, 1, 1)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0, 1.0]
     """
 
     slices: int

@@ -48,7 +48,12 @@ class SlicePreprocessing:
         object.__setattr__(self, "network_size", tuple(self.network_size))
 
     def slices_per_slab(self, spacing_mm: float) -> int:
-        """Slices that are seen together where they are ``spacing_mm`` apart."""
+        """Slices that are seen together where they are ``spacing_mm`` apart.
+
+        >>> seen = SlicePreprocessing(hu_window=(-1100, 250), network_size=(256, 256), slab_mm=2.5)
+        >>> [seen.slices_per_slab(spacing_mm) for spacing_mm in (0.625, 1.0, 1.25, 2.0, 5.0)]
+        [4, 2, 2, 1, 1]
+        """
         rounding = 1e-3  # 2.5 mm of 1.25 mm slices are two, whatever the last digit of the header says
         return max(1, int(self.slab_mm / spacing_mm + rounding))
 

@@ -19,6 +19,7 @@ from covsev.labels import CONSOLIDATION_HU
 from covsev.lesions.kinds import lesion_labels
 from covsev.lesions.model import LesionModel
 from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
+from covsev.scan.boxes import Box, occupied
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class LesionSegmentation:
     labels: NDArray[np.uint8]
     method: str
     networks: Mapping[str, str]
-    box: tuple[slice, slice, slice]
+    box: Box
     probability_in_box: NDArray[np.float32] | None
     affine: NDArray[np.float64]
 
@@ -85,7 +86,7 @@ def segment_lesions(
     spacing_mm = canonical_spacing_mm(scan)
     x, y, z = lung_box(to_canonical(lungs, scan.affine), model.preprocessing.crop_margin_mm or 0.0, spacing_mm)
     sides = as_stack(to_canonical(lungs, scan.affine)[x, y, z])
-    levels = np.flatnonzero(sides.any(axis=(1, 2)))
+    levels = occupied(sides, axis=0)
     span = slice(int(levels[0]), int(levels[-1]) + 1)
     box = x, y, slice(z.start + span.start, z.start + span.stop)
     hu, sides, levels = as_stack(to_canonical(scan.hu, scan.affine)[box]), sides[span], levels - span.start

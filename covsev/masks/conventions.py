@@ -1,8 +1,13 @@
-"""What the values of label maps mean, in covsev and in the tools whose masks it reads: one table, and its reading.
+"""What the values of label maps mean, in covsev and in the tools whose masks it reads.
 
-A map's convention is what the caller says, else what the file itself says (covsev's header, a table of label names as
-TotalSegmentator writes it, a file name that only one tool gives), else the one convention that its values and the
-places of its labels in the body allow. Where several remain that mean different things, the map is refused.
+The convention of a map is found in this order:
+
+1. what the caller says;
+2. what the file says: covsev's header, a table of label names as TotalSegmentator writes it, or a file name that only
+   one tool gives;
+3. the one convention that its values, and the places of its labels in the body, allow.
+
+A map is refused where several conventions remain that mean different things.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ class Convention:
         ids: covsev's id by the file's value.
         others: values of other structures, which are left out.
         lung_values: those of ``others`` that are lung.
-        either_lung: value inside the lungs that does not say in which: it is given to the nearer lung.
+        either_lung: value inside the lungs that does not say in which one. It is given to the nearer lung.
         endings: ends of file names that only this tool gives.
         kinds_known: whether ground-glass opacity and consolidation are told apart.
         source: where the values are written down.
@@ -57,18 +62,22 @@ class Convention:
     source: str = field(default="", compare=False)
 
     def meaning(self, values: Sequence[int]) -> tuple[object, ...]:
-        """What ``values`` mean: equal for conventions between which there is nothing to choose."""
-        return (tuple(self.ids.get(value, 0) for value in values), self.kinds_known or not values)
+        """What ``values`` mean. Conventions of equal meaning read a map alike, so any of them will do."""
+        ids = tuple(self.ids.get(value, 0) for value in values)
+        return (ids, self.kinds_known or not values)  # an empty map is the same with and without kinds
 
     def allows(self, values: Sequence[int]) -> bool:
         """Whether every one of ``values`` is known."""
-        return all(value in self.ids or value in self.others or value == self.either_lung for value in values)
+        known = {*self.ids, *self.others, self.either_lung}
+        return known.issuperset(values)
 
 
 _R, _L = RIGHT_LUNG.id, LEFT_LUNG.id
 _GGO, _CONS = GROUND_GLASS.id, CONSOLIDATION.id
+# The order in which lungmask, TotalSegmentator and MEDPSeg number the lobes.
 _LOBE_IDS = (LEFT_UPPER.id, LEFT_LOWER.id, RIGHT_UPPER.id, RIGHT_MIDDLE.id, RIGHT_LOWER.id)
 _SAME_LOBES = {id_: id_ for id_ in _LOBE_IDS}
+# TotalSegmentator numbers all organs together: lobes are 10 to 14 of 117, in its first version 13 to 17 of 104.
 _TOTAL_V2 = dict(zip(range(10, 15), _LOBE_IDS, strict=True))
 _TOTAL_V1 = dict(zip(range(13, 18), _LOBE_IDS, strict=True))
 _LUNGMASK = "github.com/JoHof/lungmask, README"
@@ -93,6 +102,7 @@ CONVENTIONS = (
         kinds_known=False,
         source=_TOTAL,
     ),
+    # The other way round than lungmask: where the file's name does not say which it is, places in the body do.
     Convention("medpseg", LUNGS_KIND, {1: _L, 2: _R}, endings=("_lr_lung",), source=_MEDPSEG),
     Convention("medpseg", LOBES_KIND, _SAME_LOBES, source=_MEDPSEG),
     Convention(
@@ -105,6 +115,7 @@ CONVENTIONS = (
         source=_MEDPSEG,
     ),
     Convention("medpseg", LESIONS_KIND, {1: _GGO}, endings=("_findings",), kinds_known=False, source=_MEDPSEG),
+    # One map serves as lungs and as lesions: 3 is infection, which hides in which lung it lies.
     Convention("covid19-ct-seg", LUNGS_KIND, {1: _L, 2: _R}, either_lung=3, source=_MA),
     Convention(
         "covid19-ct-seg",

@@ -25,9 +25,16 @@ from covsev.masks.conventions import (
 )
 from covsev.scan import to_canonical
 
+# TotalSegmentator's table is XML in an extension of the NIfTI header: <Label Key="10" ...><![CDATA[name]]></Label>.
 _LABEL_TABLE = re.compile(rb'<Label Key="(\d+)"[^>]*><!\[CDATA\[(\w+)\]\]>')
-_ON_ITS_SIDE = 0.9  # share of a lung's or lobes' voxels that lie on their side of the body
-_IN_LUNGS = 0.5  # share of the lungs that a map which includes lung must cover
+_ON_ITS_SIDE = 0.9
+"""Least share of a lung's or lobes' voxels on their side of the body. Lungs may reach across the middle."""
+_ONE_SIDE_BELOW, _ONE_SIDE_ABOVE = 0.02, 0.98
+"""Shares on the left half beyond which a value lies on one side: what stands for both lungs lies between them."""
+_IN_LUNGS = 0.5
+"""Least share of the lungs that a map which includes lung must cover."""
+_SAMPLES = 128
+"""Voxels along an axis that are enough to see where labels lie."""
 _LEFT_IDS = {LUNGS_KIND: {LEFT_LUNG.id}, LOBES_KIND: {lobe.id for lobe in LEFT_LOBES}}
 _RIGHT_IDS = {LUNGS_KIND: {RIGHT_LUNG.id}, LOBES_KIND: {lobe.id for lobe in RIGHT_LOBES}}
 
@@ -57,7 +64,7 @@ def parse_choices(choices: Sequence[str]) -> dict[str, str]:
     """
     chosen: dict[str, str] = {}
     for choice in choices:
-        kind, _, name = choice.rpartition("=")
+        kind, _, name = choice.rpartition("=")  # without "=", the kind is empty and the name stands for all kinds
         if name not in NAMES or kind not in ("", *KINDS):
             raise LabelError(f"labels {choice!r}: expected one of {', '.join(NAMES)}, or KIND=NAME with {KINDS}")
         chosen |= dict.fromkeys(KINDS if not kind else (kind,), name)
@@ -92,11 +99,13 @@ def recognise(
     if not rows:
         raise LabelError(f"{file.path}: {name} has no {kind}; known for {kind}: {_names(kind)}")
     stem = _stem(file.path)
+    # A file name that only one tool gives decides. The line feed, with which no name ends, stands for no endings.
     rows = [row for row in rows if stem.endswith(row.endings or ("\n",))] or rows
     values = values_in(file.values)
     fitting = [row for row in rows if row.allows(values)]
     if not fitting:
         raise LabelError(f"{file.path}: values {_short(values)} are those of no known {kind} map ({_names(kind)})")
+    # Places in the body are looked at only where values leave a choice: that takes a pass over the map.
     if len({row.meaning(values) for row in fitting}) > 1:
         profile = _profile(file)
         fitting = [row for row in fitting if _plausible(row, file, values, profile, lungs)]
@@ -111,12 +120,14 @@ def recognise(
 
 
 def translate(file: LabelFile, convention: Convention) -> NDArray[np.uint8]:
-    """Values of ``file`` as covsev's ids; what is not of this kind becomes 0."""
+    """Values of ``file`` as covsev's ids. What is not of this kind becomes 0."""
     table = np.zeros(256, dtype=np.uint8)
     for value, id_ in convention.ids.items():
         table[value] = id_
+    # Where the ids are covsev's own, the map itself is returned: a copy of a whole volume is saved.
     known = len(convention.ids)
-    if file.values.max(initial=0) <= known and np.array_equal(table[: known + 1], np.arange(known + 1)):
+    changes_nothing = np.array_equal(table[: known + 1], np.arange(known + 1))
+    if changes_nothing and file.values.max(initial=0) <= known:
         return file.values
     return table[file.values]
 
@@ -138,7 +149,9 @@ def _stated(file: LabelFile, kind: str) -> Convention | None:
     if bytes(file.header["descrip"]).startswith(b"covsev "):
         return _own(file, kind)
     for extension in file.header.extensions:
-        table = {label.decode(): int(key) for key, label in _LABEL_TABLE.findall(bytes(extension.get_content()))}
+        content = bytes(extension.get_content())
+        table = {label.decode(): int(key) for key, label in _LABEL_TABLE.findall(content)}
+        # All five lobes, or the table is not one of lobes.
         if kind == LOBES_KIND and set(TOTALSEGMENTATOR_FILES) <= set(table):
             ids = {table[label]: id_ for label, id_ in TOTALSEGMENTATOR_FILES.items()}
             return Convention("totalsegmentator", LOBES_KIND, ids, frozenset(range(256)) - set(ids))
@@ -146,7 +159,10 @@ def _stated(file: LabelFile, kind: str) -> Convention | None:
 
 
 def _own(file: LabelFile, kind: str) -> Convention | None:
-    """The convention of a map that covsev wrote, as its file's name says; ``None`` for another name or other values."""
+    """The convention of a map that covsev wrote, by its file's name; ``None`` for another name or other values.
+
+    The header alone is not believed: a program that changes a map may keep its header.
+    """
     stem = _stem(file.path)
     for suffix, (own_kind, name) in OWN_FILES.items():
         if not stem.endswith(_stem(Path(suffix))):
@@ -159,7 +175,10 @@ def _own(file: LabelFile, kind: str) -> Convention | None:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".nii")[0].split(".nrrd")[0].split(".mh")[0]
+    name = path.name
+    for suffix in (".nii", ".nrrd", ".mh"):  # ".mh" begins both .mha and .mhd
+        name = name.split(suffix)[0]
+    return name
 
 
 def _names(kind: str) -> str:
@@ -182,7 +201,9 @@ def _plausible(
     lungs: NDArray[np.uint8] | None,
 ) -> bool:
     """Whether right and left, and what is said to be lung, lie where they should."""
-    if row.kind == LOBES_KIND and len(row.others) and not set(row.ids) <= set(values):
+    # In a map of many organs a few values are a lobe in one version and another organ in the next: all must be there.
+    of_many_organs = row.kind == LOBES_KIND and bool(row.others)
+    if of_many_organs and not set(row.ids).issubset(values):
         return False
     if row.kind in (LUNGS_KIND, LOBES_KIND):
         left = [value for value, id_ in row.ids.items() if id_ in _LEFT_IDS[row.kind]]
@@ -199,16 +220,20 @@ def _plausible(
 
 
 def _sampled(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every so many voxels of a map, some 128 along an axis: enough to see where things lie."""
-    return labels[tuple(slice(None, None, max(1, side // 128)) for side in labels.shape)]
+    """Every so many voxels of a map, at least 128 along a long axis and fewer than 256."""
+    steps = [max(1, side // _SAMPLES) for side in labels.shape]
+    return labels[tuple(slice(None, None, step) for step in steps)]
 
 
 def _profile(file: LabelFile) -> NDArray[np.int64]:
-    """(256, X) sampled voxels of each value at each canonical x, which grows to the patient's left."""
+    """(256, X) numbers of sampled voxels with each value at each canonical x, which grows to the patient's left."""
     labels = to_canonical(_sampled(file.values), file.affine)
-    columns = labels.astype(np.int64) + 256 * np.arange(len(labels))[:, None, None]
-    profile = np.bincount(columns.ravel(), minlength=256 * len(labels)).reshape(len(labels), 256).T
-    profile[0] = 0
+    # Each x gets 256 numbers of its own, so that one count over the map counts all of them.
+    firsts = 256 * np.arange(len(labels))
+    bins = labels.astype(np.int64) + firsts[:, None, None]
+    counts = np.bincount(bins.ravel(), minlength=256 * len(labels))
+    profile = counts.reshape(len(labels), 256).T
+    profile[0] = 0  # the background says nothing
     return profile
 
 
@@ -218,24 +243,28 @@ def _shares_left(profile: NDArray[np.int64], values: Iterable[int]) -> float | N
     of_values = profile[list(values)].sum(axis=0)
     if not of_values.any():
         return None
+    # The middle of what is labelled, not of the picture, in which a body may lie to one side.
     middle = (occupied[0] + occupied[-1]) / 2
-    return float(of_values[np.arange(len(of_values)) > middle].sum() / of_values.sum())
+    on_left = np.arange(len(of_values)) > middle
+    return float(of_values[on_left].sum() / of_values.sum())
 
 
 def _apart(profile: NDArray[np.int64], left: Iterable[int], right: Iterable[int]) -> bool:
-    shares = _shares_left(profile, left), _shares_left(profile, right)
-    if shares[0] is None or shares[1] is None:
+    of_left, of_right = _shares_left(profile, left), _shares_left(profile, right)
+    if of_left is None or of_right is None:
         return True  # one side only: nothing speaks against it
-    return shares[0] >= _ON_ITS_SIDE and shares[1] <= 1 - _ON_ITS_SIDE
+    return of_left >= _ON_ITS_SIDE and of_right <= 1 - _ON_ITS_SIDE
 
 
 def _on_one_side(profile: NDArray[np.int64], values: Iterable[int]) -> bool:
     share = _shares_left(profile, values)
-    return share is not None and not 0.02 < share < 0.98
+    return share is not None and not _ONE_SIDE_BELOW < share < _ONE_SIDE_ABOVE
 
 
 def _covered(labels: NDArray[np.uint8], values: Iterable[int], lungs: NDArray[np.uint8]) -> float:
     table = np.zeros(256, dtype=bool)
     table[list(values)] = True
     inside = _sampled(lungs) > 0
-    return float(np.count_nonzero(table[_sampled(labels)[inside]]) / max(1, int(np.count_nonzero(inside))))
+    covered = table[_sampled(labels)[inside]]
+    lung_voxels = max(1, int(np.count_nonzero(inside)))  # no lungs are covered by nothing
+    return float(np.count_nonzero(covered) / lung_voxels)

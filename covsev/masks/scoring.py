@@ -39,7 +39,7 @@ class Scored:
 
 
 def score_masks(masks: Masks, *, noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML) -> Scored:
-    """Volumes, scores and quality findings of masks, with the same numbers that ``covsev severity`` gives for them.
+    """Volumes, scores and quality findings of masks. ``covsev severity`` gives the same numbers for the same masks.
 
     Args:
         masks: see :func:`covsev.masks.reading.read_masks`.
@@ -56,13 +56,14 @@ def score_masks(masks: Masks, *, noise_floor_ml: float = DEFAULT_NOISE_FLOOR_ML)
         kinds_known=masks.kinds_known,
     )
     lobes = np.zeros_like(masks.lungs) if masks.lobes is None else masks.lobes
+    # Without a CT there are no values to check, but still the grid.
     of_scan = check_scan(masks.scan, masks.lungs) if masks.hu_known else tuple(check_geometry(masks.scan))
     flags = (*of_scan, *check_masks(masks.scan, masks.lungs, lobes, masks.lesions, report.regions))
     return Scored(masks, stopped_by(report, flags), flags, round(time.perf_counter() - start, 3))
 
 
 def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
-    """Write ``<case>_severity.json`` and the scan's row of ``severity.csv``; rows of other scans there stay.
+    """Write ``<case>_severity.json`` and the scan's row of ``severity.csv``. Rows of other scans stay.
 
     Returns:
         the JSON content.
@@ -82,6 +83,7 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
         "seconds": {"severity": scored.seconds},
     }
     content, table = severity_json(scored.report, scored.flags, provenance), folder / "severity.csv"
+    # The table is read before anything is written: one of something else is refused, and nothing has changed.
     rows = [*_rows_of_others(table, case), row(content)]
     write_json(content, folder / f"{case}{SEVERITY_SUFFIX}")
     write_csv(rows, table, COLUMNS)
@@ -89,17 +91,19 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
 
 
 def _rows_of_others(path: Path, case: str) -> list[Mapping[str, Any]]:
-    """Rows of other scans in a table of covsev; one of something else is not written over."""
+    """Rows of other scans in a table of covsev. Another program's table is refused, so that it is not lost."""
     if not path.is_file():
         return []
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may write a byte-order mark
+            # Cells beyond the header get a name that is no column, so that such a table is refused.
             reader = csv.DictReader(stream, restkey="more than its header")
             columns = {*(reader.fieldnames or ())}
             rows: list[Mapping[str, Any]] = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise CovsevError(f"{path}: no table of covsev ({error}); move it, or choose another folder") from error
-    unknown = sorted((columns | {name for line in rows for name in line}) - set(COLUMNS))
+    in_rows = {name for line in rows for name in line}
+    unknown = sorted((columns | in_rows) - set(COLUMNS))
     if unknown or "case" not in columns:
         what = f"it has the column {unknown[0][:80]!r}" if unknown else "it has no column 'case'"
         raise CovsevError(f"{path}: no table of this version of covsev ({what}); move it, or choose another folder")

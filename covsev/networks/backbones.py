@@ -1,7 +1,7 @@
 """What InfNet asks of an encoder, and how an ImageNet RGB stem becomes a grey one.
 
-A backbone maps an image to five feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of its side, which must be a multiple
-of 32. It names their channel counts in ``channels`` so that a decoder can be built without running it.
+A backbone maps an image to five feature maps, at 1/2, 1/4, 1/8, 1/16 and 1/32 of its side. The side must be a multiple of
+32. ``channels`` says how many channels each map has, so that a decoder can be built without running the backbone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Backbone(nn.Module):
 def with_ones(image: Tensor) -> Tensor:
     """Append a channel of ones to ``image`` (B, C, H, W).
 
-    A convolution over ``[image, 1]`` with zero padding can express any per-channel affine normalisation that
-    is followed by a zero-padded convolution, borders included. See :func:`fold_rgb_stem`.
+    A zero-padded convolution over ``[image, 1]`` can do two things in one: normalise each channel (scale and offset),
+    and then convolve with zero padding. The result is exact at the borders, too. See :func:`fold_rgb_stem`.
     """
     return torch.cat((image, torch.ones_like(image[:, :1])), dim=1)
 
@@ -61,6 +61,9 @@ def fold_rgb_stem(weight: Tensor, *, mean: Sequence[float], std: Sequence[float]
     scale = torch.as_tensor(std, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
     shift = torch.as_tensor(mean, dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
     folded = weight.new_zeros(weight.shape[0], in_channels + 1, *weight.shape[2:])
+    # A grey image has three equal channels, so their weights add up to one.
     folded[:, 0] = (weight / scale).sum(dim=1)
-    folded[:, -1] = -(weight * shift / scale).sum(dim=1)
+    # The offset goes to the channel of ones, which zero padding cuts off where it cuts off the normalised image.
+    offset = weight * shift / scale
+    folded[:, -1] = -offset.sum(dim=1)
     return folded

@@ -43,6 +43,7 @@ class Coach(nn.Module):
         self.alpha = alpha
         self.backbone = make_backbone(backbone)
         *_, at16, at32 = self.backbone.channels
+        # Two heads: what to erase depends on the cell itself, and on more of the chest than a cell shows.
         self.head16 = nn.Conv2d(at16, 1, 1)
         self.head32 = nn.Conv2d(at32, 1, 1)
 
@@ -69,6 +70,7 @@ class Coach(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of 32.
         """
+        # The mask is made on the cells and enlarged last, so that whole cells of 16 x 16 pixels are kept or erased.
         cells = keep_masks(self.keep_scores(image), self.kept_fraction, alpha=self.alpha, hard=hard)
         return _to_pixels(cells)
 
@@ -92,12 +94,15 @@ def keep_masks(scores: Tensor, kept_fraction: float, *, alpha: float = 1.0, hard
     flat = scores.flatten(1)
     cells = flat.shape[1]
     kept = round(kept_fraction * cells)
-    if not 0 < kept < cells:
+    if not 0 < kept < cells:  # the loss divides by the kept and by the erased area
         raise ValueError(f"kept_fraction {kept_fraction} of {cells} cells leaves nothing to keep or to erase")
     values, places = flat.topk(kept, dim=1)
-    mask = torch.sigmoid(alpha * (flat - values[:, -1:]))
+    least_kept = values[:, -1:]
+    mask = torch.sigmoid(alpha * (flat - least_kept))
     if hard:
+        # By the places of the highest scores, not by a comparison: with ties that would keep more than k cells.
         ones = torch.zeros_like(mask).scatter(1, places, 1.0)
+        # The difference is zero, but its gradient is not: forward the hard mask, backward the soft one.
         mask = ones + (mask - mask.detach())
     return mask.view_as(scores)
 
@@ -122,6 +127,7 @@ def random_masks(
     height, width = size
     if height % CELL != 0 or width % CELL != 0:
         raise ValueError(f"size must be multiples of {CELL}; got {height} x {width}")
+    # Through ``keep_masks``, so that both kinds of masks keep the same number of cells and can be compared.
     scores = torch.rand(batch, 1, height // CELL, width // CELL, generator=generator)
     return _to_pixels(keep_masks(scores, kept_fraction, hard=True))
 

@@ -1,10 +1,12 @@
 """COVID-SegNet, a supervised baseline (Yan et al. 2020, arXiv 2004.10987), as a 2-D network.
 
 A U-Net of residual blocks. Feature-variation blocks in the encoder brighten, darken and highlight features, so that
-lesions part from the chest wall; progressive atrous spatial pyramid pooling at the bottom joins four dilations pair
-by pair. Deviations from the paper: 2-D instead of 3-D, because the labelled data are slices; logits instead of a
-softmax; five levels of 16 to 256 channels, for two CPU cores. The authors published no code: where the paper leaves
-layer sizes open they are chosen here, and an encoder level varies the features where it begins.
+lesions differ from the chest wall. Progressive atrous spatial pyramid pooling at the bottom joins four dilations pair by
+pair.
+
+Deviations from the paper: 2-D instead of 3-D, because the labelled data are slices; logits instead of a softmax; five
+levels of 16 to 256 channels, for two CPU cores. The authors published no code. Where the paper leaves layer sizes open,
+they are chosen here. Each level of the encoder begins with its feature-variation block.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _DILATIONS = (1, 2, 4, 8)
+"""Of the pyramid's four branches. They join in pairs of neighbours, fine and coarse."""
 
 
 class _ConvNormRelu(nn.Sequential):
     """Convolution at constant size without bias, batch norm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1):
-        padding = dilation * (kernel // 2)
+        padding = dilation * (kernel // 2)  # what keeps the size, for odd kernels
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
             nn.BatchNorm2d(out_channels),
@@ -41,6 +44,7 @@ class _ResidualBlock(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
         )
+        # The last ReLU comes after the sum, in ``forward``: the shortcut has to pass through it, too.
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.shortcut = nn.Sequential(
@@ -61,6 +65,7 @@ class _FeatureVariation(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.shared = _ConvNormRelu(channels, channels, 1)
+        # One number a channel, from its mean over the whole map.
         self.contrast = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels // 2, 1),
@@ -68,6 +73,7 @@ class _FeatureVariation(nn.Module):
             nn.Conv2d(channels // 2, channels, 1),
             nn.Sigmoid(),
         )
+        # One number a pixel and channel, from the pixel's neighbourhood.
         self.position = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
@@ -97,8 +103,9 @@ class _DilatedPair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         near, far = self.reduce_near(x), self.reduce_far(x)
-        both = near + far
-        return self.join(torch.cat((self.near(near) + both, self.far(far) + both), dim=1))
+        both = near + far  # each dilation also hears of the other
+        near, far = self.near(near) + both, self.far(far) + both
+        return self.join(torch.cat((near, far), dim=1))
 
 
 class _ProgressivePyramid(nn.Module):
@@ -145,15 +152,17 @@ class CovidSegNet(nn.Module):
         self, in_channels: int = 1, out_channels: int = 1, *, channels: Sequence[int] = (16, 32, 64, 128, 256)
     ):
         super().__init__()
-        if len(channels) < 2 or channels[-1] % 4 != 0:
+        # A multiple of 4: the pyramid halves the channels for its pairs, and again for the dilations of a pair.
+        halvable = len(channels) > 0 and channels[-1] % 4 == 0
+        if len(channels) < 2 or not halvable:
             raise ValueError(f"channels must be two or more, the last a multiple of 4; got {tuple(channels)}")
         self.divisor = 2 ** (len(channels) - 1)
         self.first = _ResidualBlock(in_channels, channels[0])
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(channels))
-        blocks = [_ResidualBlock(width, width) for width in channels[1:-1]]
+        blocks: list[nn.Module] = [_ResidualBlock(width, width) for width in channels[1:-1]]
+        blocks.append(_ProgressivePyramid(channels[-1]))  # the bottom of the U
         self.encode = nn.ModuleList(
-            nn.Sequential(_FeatureVariation(width), block)
-            for width, block in zip(channels[1:], [*blocks, _ProgressivePyramid(channels[-1])], strict=True)
+            nn.Sequential(_FeatureVariation(width), block) for width, block in zip(channels[1:], blocks, strict=True)
         )
         self.up = nn.ModuleList(_Up(a, b) for a, b in pairwise(reversed(channels)))
         self.head = nn.Conv2d(channels[0], out_channels, 1)
@@ -175,7 +184,7 @@ class CovidSegNet(nn.Module):
         for down, encode in zip(self.down, self.encode):  # noqa: B905  TorchScript has no strict
             x = encode(down(x))
             skips.append(x)
-        skips.pop()
+        skips.pop()  # the bottom itself: it goes up, and not across
         for up in self.up:
             x = up(x, skips.pop())
         return self.head(x)

@@ -1,7 +1,7 @@
 """EfficientNet-Lite 0, 1 and 2 as feature extractors.
 
-EfficientNet-Lite is EfficientNet (Tan & Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with
-ReLU6, as published by Google in tensorflow/tpu. Padding is TensorFlow's "SAME", asymmetric at stride 2.
+EfficientNet-Lite is EfficientNet (Tan & Le 2019, arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
+published by Google in tensorflow/tpu. The padding is TensorFlow's "SAME". At stride 2 it is asymmetric.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class _Stage(NamedTuple):
     channels: int
 
 
+# Those of EfficientNet-B0. The stem halves the side before the first stage.
 _STAGES = (
     _Stage(1, 3, 1, 1, 16),
     _Stage(2, 3, 2, 6, 24),
@@ -35,14 +36,14 @@ _STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
-_STEM_CHANNELS = 32
+_STEM_CHANNELS = 32  # Lite does not scale the stem, either
 _TAPPED_STAGES = (0, 1, 2, 4, 6)  # the last stage at each of the strides 2, 4, 8, 16 and 32
 _SCALING = {  # variant: (width, depth), table 1 of the EfficientNet-Lite release
     "efficientnet_lite0": (1.0, 1.0),
     "efficientnet_lite1": (1.0, 1.1),
     "efficientnet_lite2": (1.1, 1.2),
 }
-_NORM_EPS = 1e-3
+_NORM_EPS = 1e-3  # TensorFlow's; with torch's 1e-5 the loaded weights would give other features
 _RGB_MEAN = (127 / 255,) * 3  # the release feeds (x - 127) / 128 with x in 0..255
 _RGB_STD = (128 / 255,) * 3
 
@@ -50,7 +51,8 @@ _RGB_STD = (128 / 255,) * 3
 def _round_channels(channels: int, width: float, divisor: int = 8) -> int:
     """Scale ``channels`` by ``width`` to a multiple of ``divisor``, never losing more than 10 %."""
     scaled = channels * width
-    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    nearest = int(scaled + divisor / 2) // divisor
+    rounded = max(divisor, nearest * divisor)
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
@@ -71,9 +73,11 @@ class _SameConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
-        total = kernel - stride
+        total = kernel - stride  # pixels to add on both sides together
         self.asymmetric = total % 2 == 1
-        self.before, self.after = total // 2, total - total // 2
+        self.before = total // 2
+        self.after = total - self.before  # TensorFlow puts the odd pixel behind
+        # A convolution pads both sides alike; only where that is not wanted is a pass of its own needed.
         padding = 0 if self.asymmetric else self.before
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
 
@@ -125,6 +129,7 @@ class EfficientNetLite(Backbone):
             raise ValueError(f"variant must be one of {', '.join(_SCALING)}; got {variant!r}")
         self.variant = variant
         self.in_channels = in_channels
+        # The variants for larger pictures, Lite 3 and 4, are left out: covsev is to run on two CPU cores.
         stages = _scaled_stages(*_SCALING[variant])
         at2, at4, at8, at16, at32 = (stages[i].channels for i in _TAPPED_STAGES)
         self.channels = (at2, at4, at8, at16, at32)
@@ -136,9 +141,10 @@ class EfficientNetLite(Backbone):
         blocks, taps, previous = [], [], _STEM_CHANNELS
         for i, stage in enumerate(stages):
             for repeat in range(stage.repeats):
-                blocks.append(_InvertedResidual(previous, stage, stage.stride if repeat == 0 else 1))
+                stride = stage.stride if repeat == 0 else 1  # a stage changes the size once, in its first block
+                blocks.append(_InvertedResidual(previous, stage, stride))
                 previous = stage.channels
-            if i in _TAPPED_STAGES[1:]:
+            if i in _TAPPED_STAGES[1:]:  # the first stage shares a level with the second, see ``forward``
                 taps.append(len(blocks))
         self.levels = nn.ModuleList(nn.Sequential(*blocks[a:b]) for a, b in pairwise([0, *taps]))
 
@@ -163,9 +169,11 @@ class EfficientNetLite(Backbone):
             ValueError: if the stem is not that of an RGB network.
             RuntimeError: if another tensor is missing, left over or of another shape.
         """
+        # The package counts blocks through the whole network, and here they are counted within each level.
         starts = [0]
         for level in self.levels.children():
-            starts.append(starts[-1] + len(list(level.children())))
+            blocks = list(level.children())
+            starts.append(starts[-1] + len(blocks))
         own = {}
         for key, value in state.items():
             if key.startswith(("_conv_head", "_bn1", "_fc")):
@@ -188,8 +196,9 @@ _MODULE_NAMES = {
 
 def _own_name(key: str, starts: list[int]) -> str:
     """Name here of the tensor ``key`` of the PyPI package; ``starts`` are the first blocks of the levels."""
+    # Such as _blocks.3._bn1.running_mean: number of the block, module, tensor.
     match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-    if match is None:
+    if match is None:  # the stem
         return key.replace("_conv_stem", "stem.0.conv").replace("_bn0", "stem.1")
     block, module, tensor = int(match[1]), match[2], match[3]
     level = max(i for i, start in enumerate(starts) if start <= block)

@@ -21,6 +21,7 @@ from covsev.networks.res2net import Res2Net50
 class InfNetOutput(NamedTuple):
     """Logits of all heads, each (B, C, H, W) at the input's size; ``edge`` has one channel."""
 
+    # The answer comes first and the edge last: the losses and the plain forward pass rely on both places.
     s3: Tensor
     s4: Tensor
     s5: Tensor
@@ -77,6 +78,8 @@ class _ConvNorm(nn.Sequential):
 class _ReceptiveFieldBlock(nn.Module):
     """Four branches of growing receptive field, fused, with a residual."""
 
+    # Attribute names are those of the published code, so that its checkpoints load by renaming whole modules.
+
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
         self.branch0 = nn.Sequential(_ConvNorm(in_channels, channels, 1))
@@ -89,10 +92,12 @@ class _ReceptiveFieldBlock(nn.Module):
     @staticmethod
     def _branch(in_channels: int, channels: int, size: int) -> nn.Sequential:
         half = size // 2
+        # A row and a column of ``size`` see a square of that side, with 2 * size weights instead of its square.
         return nn.Sequential(
             _ConvNorm(in_channels, channels, 1),
             _ConvNorm(channels, channels, (1, size), padding=(0, half)),
             _ConvNorm(channels, channels, (size, 1), padding=(half, 0)),
+            # Dilated by as much as was just seen: its nine taps lie side by side, without a gap.
             _ConvNorm(channels, channels, 3, padding=size, dilation=size),
         )
 
@@ -101,8 +106,15 @@ class _ReceptiveFieldBlock(nn.Module):
         return F.relu(self.conv_cat(branches) + self.conv_res(x))
 
 
-class _PartialDecoder(nn.Module):
-    """Parallel partial decoder: multiplies and concatenates the three coarse maps into S_g at 1/8."""
+class PartialDecoder(nn.Module):
+    """Parallel partial decoder: draws the global map S_g at 1/8 of the image's side.
+
+    Coarser maps are doubled in size. They are multiplied with the finer ones, and then joined to them as channels.
+
+    Args:
+        channels: of each receptive-field block.
+        out_channels: of S_g.
+    """
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
@@ -117,11 +129,20 @@ class _PartialDecoder(nn.Module):
         self.conv5 = nn.Conv2d(3 * channels, out_channels, 1)
 
     def forward(self, at32: Tensor, at16: Tensor, at8: Tensor) -> Tensor:
+        """S_g logits (B, out_channels, h, w) on the grid of ``at8``.
+
+        Args:
+            at32, at16, at8: receptive-field blocks (B, channels, ...), at 1/32, 1/16 and 1/8 of the image's side.
+        """
+        # A product keeps what both scales agree on: a map near zero at one scale silences the other there.
         at32_up = _double(at32)
         mixed16 = self.conv_upsample1(at32_up) * at16
-        mixed8 = self.conv_upsample2(_double(at32_up)) * self.conv_upsample3(_double(at16)) * at8
+        from32 = self.conv_upsample2(_double(at32_up))
+        from16 = self.conv_upsample3(_double(at16))
+        mixed8 = from32 * from16 * at8
         joined16 = self.conv_concat2(torch.cat((mixed16, self.conv_upsample4(at32_up)), dim=1))
         joined8 = self.conv_concat3(torch.cat((mixed8, self.conv_upsample5(_double(joined16))), dim=1))
+        # No activation between the two: the inference form merges them, see ``infnet_inference``.
         return self.conv5(self.conv4(joined8))
 
 
@@ -134,18 +155,19 @@ class _ReverseAttention(nn.Module):
         super().__init__()
         self.reduce = _ConvNorm(in_channels, hidden, 1)
         pad = kernel // 2
-        self.convs = nn.ModuleList(
-            _ConvNorm(hidden + (edge_channels if i == 0 else 0), hidden, kernel, padding=pad) for i in range(depth)
-        )
-        last = 1 if kernel == 5 else 3
+        # The edges join the features once, so the first convolution alone has their channels.
+        inputs = [hidden + edge_channels, *[hidden] * (depth - 1)]
+        self.convs = nn.ModuleList(_ConvNorm(width, hidden, kernel, padding=pad) for width in inputs)
+        last = 1 if kernel == 5 else 3  # the coarsest branch, alone with kernels of 5, ends pointwise
         self.head = _ConvNorm(hidden, out_channels, last, padding=last // 2)
 
     def forward(self, feature: Tensor, coarse: Tensor, edge: Tensor) -> Tensor:
-        """``coarse`` (B, C, h, w) logits resized to ``feature``'s size; returns the refined logits."""
+        """Refined logits (B, C, h, w) from ``coarse`` logits (B, C, h, w) at the size of ``feature``."""
         x = self.reduce(feature * _not_lesion(coarse))
-        x = torch.cat((x, _resize_to(edge, feature)), dim=1)
+        x = torch.cat((x, resize_to(edge, feature)), dim=1)
         for conv in self.convs:
             x = F.relu(conv(x))
+        # The branch draws a correction: where its features say nothing, the coarser map stands.
         return self.head(x) + coarse
 
 
@@ -166,7 +188,7 @@ class InfNet(nn.Module):
         ValueError: for an unknown backbone.
     """
 
-    __constants__ = ("deep_supervision",)
+    __constants__ = ("deep_supervision",)  # TorchScript compiles only the branch that the flag selects
 
     def __init__(
         self,
@@ -182,7 +204,7 @@ class InfNet(nn.Module):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.backbone = make_backbone(backbone, in_channels)
-        _, at4, at8, at16, at32 = self.backbone.channels
+        _, at4, at8, at16, at32 = self.backbone.channels  # InfNet has no use for the finest map, the refinement has
         self.rfb8 = _ReceptiveFieldBlock(at8, decoder_channels)
         self.rfb16 = _ReceptiveFieldBlock(at16, decoder_channels)
         self.rfb32 = _ReceptiveFieldBlock(at32, decoder_channels)
@@ -222,12 +244,13 @@ class InfNet(nn.Module):
     def decode(self, features: list[Tensor]) -> Decoded:
         """All outputs of the encoder's five feature maps, each on the grid on which it is drawn."""
         _, x4, x8, x16, x32 = features
-        edge = self.edge_guidance(x4)
+        edge = self.edge_guidance(x4)  # from fine features: coarser ones have lost where borders run
         context = [self.rfb8(x8), self.rfb16(x16), self.rfb32(x32)]
         sg = self.partial_decoder(context[2], context[1], context[0])
-        s5 = self.attention5(x32, _resize_to(sg, x32), edge)
-        s4 = self.attention4(x16, _resize_to(s5, x16), edge)
-        s3 = self.attention3(x8, _resize_to(s4, x8), edge)
+        # From coarse to fine: each branch looks again where the map before it saw nothing.
+        s5 = self.attention5(x32, resize_to(sg, x32), edge)
+        s4 = self.attention4(x16, resize_to(s5, x16), edge)
+        s3 = self.attention3(x8, resize_to(s4, x8), edge)
         return Decoded(InfNetOutput(s3, s4, s5, sg, self.edge_head(edge)), context)
 
 
@@ -244,20 +267,23 @@ def require_sides(image: Tensor) -> None:
 
 def at_size_of(image: Tensor, maps: InfNetOutput) -> InfNetOutput:
     """All outputs at the size of ``image``."""
+    # Written out one by one: TorchScript cannot build a named tuple from a generator.
     return InfNetOutput(
-        _resize_to(maps.s3, image),
-        _resize_to(maps.s4, image),
-        _resize_to(maps.s5, image),
-        _resize_to(maps.sg, image),
-        _resize_to(maps.edge, image),
+        resize_to(maps.s3, image),
+        resize_to(maps.s4, image),
+        resize_to(maps.s5, image),
+        resize_to(maps.sg, image),
+        resize_to(maps.edge, image),
     )
 
 
 def _double(x: Tensor) -> Tensor:
+    # Corners are aligned here, but not in ``resize_to``: so it is in the published network, whose weights load here.
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
-def _resize_to(x: Tensor, target: Tensor) -> Tensor:
+def resize_to(x: Tensor, target: Tensor) -> Tensor:
+    """Maps ``x`` (B, C, h, w), bilinearly resized to the height and width of ``target``."""
     return F.interpolate(x, size=target.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -265,4 +291,4 @@ def _not_lesion(logits: Tensor) -> Tensor:
     """(B, 1, h, w) share of "no lesion here": 1 - sigmoid of one map, or sigmoid of the background channel."""
     if logits.shape[1] == 1:
         return 1 - torch.sigmoid(logits)
-    return torch.sigmoid(logits[:, :1])
+    return torch.sigmoid(logits[:, :1])  # three classes: background comes first

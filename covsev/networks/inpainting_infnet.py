@@ -43,6 +43,7 @@ class InpaintingInfNet(InfNet):
             attention_channels=attention_channels,
             deep_supervision=True,
         )
+        # By name and after the body is built, so that all other tensors keep the names of the segmentation form.
         for name in HEADS:
             self.set_submodule(name, _linear(self.get_submodule(name)))
 

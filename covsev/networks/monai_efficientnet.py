@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from covsev.networks.backbones import RGB_MEAN, RGB_STD, Backbone, fold_rgb_stem, with_ones
 
 VARIANTS = tuple(f"efficientnet-b{number}" for number in range(8))
+# All layers after the last feature map. Left in, they would be parameters without a gradient.
 _CLASSIFIER = ("_conv_head", "_conv_head_padding", "_bn1", "_avg_pooling", "_dropout", "_fc")
 _STEM = "_conv_stem.weight"
 
@@ -33,8 +34,10 @@ class MonaiEfficientNet(Backbone):
         self.in_channels = in_channels
         self.features = EfficientNetBNFeatures(variant, pretrained=False, in_channels=in_channels + 1)
         self.features.set_swish(memory_efficient=False)  # the same function, and TorchScript can compile it
+        # MONAI says after which stacks it taps the features, but not how many channels they have.
         stacks = list(self.features._blocks.children())
-        at2, at4, at8, at16, at32 = (_out_channels(stacks[i - 1]) for i in self.features.extract_stacks)
+        tapped = [stacks[i - 1] for i in self.features.extract_stacks]
+        at2, at4, at8, at16, at32 = (_out_channels(stack) for stack in tapped)
         self.channels = (at2, at4, at8, at16, at32)
         for name in _CLASSIFIER:
             delattr(self.features, name)
@@ -60,4 +63,5 @@ class MonaiEfficientNet(Backbone):
 
 def _out_channels(stack: nn.Module) -> int:
     """Channels of the last batch norm of a stack, that of its output."""
-    return next(reversed([m.num_features for m in stack.modules() if isinstance(m, nn.BatchNorm2d)]))
+    norms = [module for module in stack.modules() if isinstance(module, nn.BatchNorm2d)]
+    return norms[-1].num_features

@@ -14,6 +14,8 @@ from covsev.networks.infnet import InfNet
 
 _PUBLISHED_DEAD = "resnet.fc."  # the published network carries an unused ImageNet classifier
 
+# Their numbers are the encoder's stages: 2, 3 and 4 are at 1/8, 1/16 and 1/32 of the side. Here a receptive-field block
+# is named after that divisor, and a reverse attention after the map that it draws, S_3, S_4 or S_5.
 _PUBLISHED_NAMES = {
     "resnet": "backbone",
     "rfb2_1": "rfb8",
@@ -50,6 +52,7 @@ def published_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: if a key is not one of the published network's.
     """
     own: dict[str, Tensor] = {}
+    # Unknown keys are refused: a checkpoint of another network would load in part, and draw nonsense.
     for key, value in state.items():
         if key.startswith(_PUBLISHED_DEAD):
             continue
@@ -80,7 +83,7 @@ def load_published_infnet(path: str | Path) -> InfNet:
     """
     network = InfNet("res2net50")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # a download: no code of it may run
         network.load_state_dict(published_state_dict(state))
     except FileNotFoundError:
         raise

@@ -1,8 +1,8 @@
 """InfNet with a refinement: its answer on a quarter of the pixels instead of one in 64.
 
-InfNet draws S_3 at 1/8 of the image's side and leaves the rest to bilinear interpolation. On 256 x 256 pixels that is a
-map of 32 x 32, and even the true mask, brought to that grid and back, loses 0.15 of its Dice
-(docs/results.md). The refinement takes S_3 and the encoder's features at 1/4 and 1/2, and corrects S_3's borders.
+InfNet draws S_3 at 1/8 of the image's side. Bilinear interpolation does the rest. For 256 x 256 pixels, S_3 has only
+32 x 32. Even the true mask loses 0.15 of its Dice when it is brought to that grid and back (docs/results.md).
+The refinement takes S_3 and the encoder's features at 1/4 and 1/2, and corrects the borders of S_3.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from covsev.networks.infnet import InfNet, _resize_to, at_size_of, require_sides
+from covsev.networks.infnet import InfNet, at_size_of, require_sides, resize_to
 
 
 class RefinedInfNetOutput(NamedTuple):
     """Logits of all heads, each (B, C, H, W) at the input's size; ``edge`` has one channel."""
 
+    # As in InfNetOutput, the answer comes first and the edge last.
     s1: Tensor
     s3: Tensor
     s4: Tensor
@@ -28,6 +29,7 @@ class RefinedInfNetOutput(NamedTuple):
 
 def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
+        # No bias: the batch norm after it subtracts the mean, and has an offset of its own.
         nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
@@ -35,9 +37,10 @@ def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequ
 
 
 class Refinement(nn.Module):
-    """Corrects coarse logits with finer features: a decoder of two levels, 1/4 and 1/2, that adds to what it is given.
+    """Corrects coarse logits with finer features.
 
-    It starts as the identity: its last layer is zero.
+    A decoder of two levels, at 1/4 and 1/2 of the image's side. Its output is added to the coarse logits. Its last layer
+    starts at zero, so at first it changes nothing.
 
     Args:
         fine_channels: of the encoder's features at 1/2 and 1/4.
@@ -52,12 +55,14 @@ class Refinement(nn.Module):
         super().__init__()
         at2, at4 = fine_channels
         width2, width4 = channels
+        # The context is narrowed before it is enlarged: at 1/4 its channels would cost the most.
         self.context = _conv_norm_relu(3 * context_channels, width4, 1)
         self.level4 = nn.Sequential(
             _conv_norm_relu(width4 + at4 + out_channels, width4, 3), _conv_norm_relu(width4, width4, 3)
         )
         self.level2 = nn.Sequential(_conv_norm_relu(width4 + at2, width2, 3), _conv_norm_relu(width2, width2, 3))
         self.head = nn.Conv2d(width2, out_channels, 1)
+        # Zeros make the new network begin with the answers of the InfNet inside it.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -69,10 +74,12 @@ class Refinement(nn.Module):
             context: the three receptive-field blocks, finest first.
             coarse: logits at 1/8.
         """
-        together = torch.cat([_resize_to(block, context[0]) for block in context], dim=1)
-        at4 = torch.cat((_resize_to(self.context(together), x4), x4, _resize_to(coarse, x4)), dim=1)
-        at2 = torch.cat((_resize_to(self.level4(at4), x2), x2), dim=1)
-        return self.head(self.level2(at2)) + _resize_to(coarse, x2)
+        together = torch.cat([resize_to(block, context[0]) for block in context], dim=1)
+        around = resize_to(self.context(together), x4)
+        # The coarse logits are an input, too: what there is to correct depends on them.
+        at4 = torch.cat((around, x4, resize_to(coarse, x4)), dim=1)
+        at2 = torch.cat((resize_to(self.level4(at4), x2), x2), dim=1)
+        return self.head(self.level2(at2)) + resize_to(coarse, x2)
 
 
 class RefinedInfNet(InfNet):
@@ -117,6 +124,8 @@ class RefinedInfNet(InfNet):
         require_sides(image)
         features = self.backbone(image)
         maps, context = self.decode(features)
-        s1 = _resize_to(self.refinement(features[0], features[1], context, maps.s3), image)
+        x2, x4 = features[0], features[1]
+        # S_3 on the grid on which it is drawn, 1/8, not at the image's size: the refinement resizes it itself.
+        s1 = resize_to(self.refinement(x2, x4, context, maps.s3), image)
         s3, s4, s5, sg, edge = at_size_of(image, maps)
         return RefinedInfNetOutput(s1, s3, s4, s5, sg, edge)

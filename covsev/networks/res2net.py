@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from covsev.networks.backbones import RGB_MEAN, RGB_STD, Backbone, fold_rgb_stem, with_ones
 
-_SCALE = 4
-_BASE_WIDTH = 26
-_EXPANSION = 4
-_BLOCKS = (3, 4, 6, 3)
+_SCALE = 4  # the 4s of the name: channel groups of a block
+_BASE_WIDTH = 26  # the 26w: channels a group, in the first stage
+_EXPANSION = 4  # a block's output has so many times its planes, as in every ResNet-50
+_BLOCKS = (3, 4, 6, 3)  # of the four stages, as in every ResNet-50
 
 
 class _Bottle2neck(nn.Module):
@@ -26,12 +26,14 @@ class _Bottle2neck(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, stride: int, downsample: nn.Module | None):
         super().__init__()
-        width = planes * _BASE_WIDTH // 64
+        width = planes * _BASE_WIDTH // 64  # the first stage has 64 planes
         self.width = width
         self.conv1 = nn.Conv2d(in_channels, width * _SCALE, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width * _SCALE)
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, stride, padding=1, bias=False) for _ in range(_SCALE - 1))
-        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(_SCALE - 1))
+        # One fewer than groups: the last group is not convolved, see ``forward``.
+        convolved = range(_SCALE - 1)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, stride, padding=1, bias=False) for _ in convolved)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for _ in convolved)
         self.conv3 = nn.Conv2d(width * _SCALE, planes * _EXPANSION, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * _EXPANSION)
         self.relu = nn.ReLU()
@@ -43,7 +45,9 @@ class _Bottle2neck(nn.Module):
         groups = torch.split(self.relu(self.bn1(self.conv1(x))), self.width, dim=1)
         outputs: list[Tensor] = []
         for i, (conv, norm) in enumerate(zip(self.convs, self.bns)):  # noqa: B905  TorchScript has no strict
-            group = outputs[-1] + groups[i] if self.cascade and i > 0 else groups[i]
+            group = groups[i]
+            if self.cascade and i > 0:
+                group = outputs[-1] + group  # so the receptive field grows from group to group
             outputs.append(self.relu(norm(conv(group))))
         outputs.append(self.pool(groups[-1]))
         out = self.bn3(self.conv3(torch.cat(outputs, dim=1)))
@@ -62,6 +66,7 @@ class Res2Net50(Backbone):
     def __init__(self, in_channels: int = 1):
         super().__init__()
         self.in_channels = in_channels
+        # The v1b stem: three 3x3 convolutions where the first ResNet has one of 7x7.
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_channels + 1, 32, 3, 2, 1, bias=False),
             nn.BatchNorm2d(32),
@@ -83,6 +88,7 @@ class Res2Net50(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        # No pretrained weights ship for this encoder; every map here is where the published network takes it.
         x0 = self.relu(self.bn1(self.conv1(with_ones(image))))
         x1 = self.layer1(self.maxpool(x0))
         x2 = self.layer2(x1)
@@ -106,6 +112,7 @@ class Res2Net50(Backbone):
 
 def _stage(in_channels: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
     out_channels = planes * _EXPANSION
+    # The shortcut of v1b pools before its 1x1 convolution, so that no pixel is skipped at stride 2.
     downsample = nn.Sequential(
         nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),

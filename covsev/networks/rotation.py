@@ -41,5 +41,5 @@ class RotationNet(nn.Module):
         height, width = image.shape[-2:]
         if height % 32 != 0 or width % 32 != 0:
             raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
-        coarsest = self.backbone(image)[-1]
+        coarsest = self.backbone(image)[-1]  # the level that sees the most of the chest at once
         return self.head(coarsest.mean(dim=(2, 3)))

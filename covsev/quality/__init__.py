@@ -1,1 +1,1 @@
-"""What is unusual about a scan or a result: findings with a code, a level and a sentence."""
+"""What is unusual about a scan or a result: flags with a code, a level and a sentence."""

@@ -1,4 +1,7 @@
-"""Every quality finding: its code, level, meaning and limits. One table, read by :mod:`covsev.quality.result`."""
+"""Every kind of quality flag: its code, level, meaning and limits.
+
+One table. :mod:`covsev.quality.scan` and :mod:`covsev.quality.result` read their limits from it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
+"""Levels, from good to bad: nothing found; look at it; do not use the numbers."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of finding.
+    """One kind of flag.
 
     Attributes:
         code: short stable name.
         level: ``warn`` (look at it) or ``fail`` (no score).
-        meaning: what it says.
-        limits: numbers that decide, units in their names.
+        meaning: what the flag says, in general.
+        limits: numbers that decide, with units in their names.
     """
 
     code: str
@@ -27,23 +31,29 @@ class Check:
 
 CHECKS = (
     # ---- the scan's values
+    # Without HU no density means anything, so these fail: neither lungs nor high opacity could be trusted.
     Check("eight_bit", FAIL, "whole values from 0 to 255: an 8-bit picture, not HU"),
     Check("not_hu", FAIL, "values or the lungs' mean are not those of CT in HU", {"min_mean": -950, "max_mean": -300}),
+    # -850: aerated lung would lie at the window's floor. 100: soft tissue would lie at its ceiling.
     Check("windowed", FAIL, "HU clipped so far that lung or soft tissue is lost", {"low_hu": -850, "high_hu": 100}),
     Check("blank_slices", WARN, "slices of one value between others"),
     Check("repeated_slices", WARN, "neighbouring slices that are equal"),
+    # Only a warning: anatomy, too, changes more at some levels. The next slices are the measure, not all of them.
     Check("slices_missing", WARN, "two neighbouring slices differ far more than others do", {"ratio": 1.6}),
     Check("contrast", WARN, "contrast medium: vessels may count as high opacity", {"hu": 120, "share_pct": 10}),
     # ---- its geometry
+    # The masks stay right where slices are few or thick: what suffers is the volume of what is small.
     Check("thick_slices", WARN, "slices far apart", {"mm": 5}),
     Check("few_slices", WARN, "few slices", {"slices": 20}),
     Check("too_few_slices", FAIL, "too few slices for volumes", {"slices": 10}),
     Check(
         "non_axial", WARN, "slices are not axial: coronal or sagittal, or the grid is oblique", {"ratio": 2, "deg": 20}
     ),
+    # Volumes of tilted slices are exact, but the lobes' shapes are learned from upright stacks: less certain.
     Check("tilted", WARN, "slices are tilted against their stack, as by a tilted gantry", {"deg": 2}),
     Check("no_orientation", WARN, "the header does not say how the patient lies"),
     # ---- the lungs
+    # One lung alone may be all that a patient has, so an odd volume is a warning; hardly any lung at all is no chest.
     Check("no_chest", FAIL, "hardly any lung", {"both_ml": 300}),
     Check("sides_swapped", FAIL, "the right lung lies to the left of the left lung"),
     Check("cut_at_top", WARN, "lung touches the upper end of the scan"),
@@ -58,6 +68,7 @@ CHECKS = (
     Check("leak_suspected", WARN, "dense lung lies far from all aerated lung: it may be other tissue", {"ml": 20}),
     Check("possible_effusion", WARN, "possible pleural effusion, which is not lung", {"ml": 10}),
     # ---- lobes and lesions
+    # A share below a quarter: such a fit may be 20 to 30 mm off (docs/limits.md).
     Check("lobes_cut", WARN, "lobes could not be placed"),
     Check("lobes_prior_only", WARN, "lobes lie at people's mean fissures, not at this patient's"),
     Check("low_fissure_support", WARN, "little of a fissure is seen: it may be misplaced", {"share": 0.25}),
@@ -74,7 +85,7 @@ def limits(code: str) -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Flag:
-    """One finding.
+    """One thing that a check found.
 
     Attributes:
         level: ``warn`` (look at it) or ``fail`` (do not use the numbers).
@@ -90,5 +101,13 @@ class Flag:
 
 
 def make_flag(code: str, text: str, **numbers: float) -> Flag:
-    """A finding of the level that the table gives its code."""
-    return Flag(BY_CODE[code].level, code, text, {name: round(float(value), 6) for name, value in numbers.items()})
+    """A flag with the level that the table gives its code.
+
+    Args:
+        code: of :data:`CHECKS`.
+        text: one sentence for readers, with the numbers.
+        numbers: the same numbers for programs.
+    """
+    # Plain rounded floats: JSON cannot write numpy's, and the last digits differ between machines.
+    rounded = {name: round(float(value), 6) for name, value in numbers.items()}
+    return Flag(BY_CODE[code].level, code, text, rounded)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from covsev.labels import LESIONS, LOBES, LUNGS, Label
 from covsev.report.dicom.terms import ABNORMAL, ANATOMY, FINDINGS, PRIVATE_SCHEME, SITES, Term
 from covsev.scan import Scan, replacing, require_same_grid
+from covsev.scan.boxes import bounding_box
 
 MAPS: Mapping[str, Sequence[Label]] = {"lungs": LUNGS, "lobes": LOBES, "lesions": LESIONS}
 """Labels of every map, by its name; the order is that of the layers in a ``.seg.nrrd``."""
@@ -129,11 +130,8 @@ def _segments(maps: Sequence[NDArray[np.uint8]]) -> dict[str, str]:
 
 def _extent(mask: NDArray[np.bool_]) -> str:
     """First and last index along each axis; ``0 -1`` where there is nothing, as VTK has it."""
-    ends = []
-    for axis in range(3):
-        levels = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        ends += [int(levels[0]), int(levels[-1])] if levels.size else [0, -1]
-    return " ".join(map(str, ends))
+    # The box of an empty mask is slice(0, 0) along each axis, so that its last index is -1.
+    return " ".join(f"{side.start} {side.stop - 1}" for side in bounding_box(mask))
 
 
 def terminology(label: Label) -> str:

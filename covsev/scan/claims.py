@@ -15,9 +15,11 @@ from covsev.errors import ScanError
 from covsev.scan.volume import require_volume
 
 _MAX_HEADER_BYTES = 2**20
+"""The fields are looked for in the first MiB only, so that a file whose header has no end is not read whole."""
 _MAX_DEFLATE_RATIO = 1032
-"""No deflate stream grows by more (zlib's technical details); the other codecs in use do not come near with CT."""
+"""No deflate stream grows by more (zlib's technical details). The other codecs in use do not come near with CT."""
 
+# numpy's type by every spelling in the format's definition, but for "block", which is no number.
 _NRRD_TYPES = {
     name: kind
     for kind, names in {
@@ -35,6 +37,8 @@ _NRRD_TYPES = {
     for name in names
 }
 _NRRD_ENCODINGS = {"raw": False, "gzip": True, "gz": True}
+"""Whether the voxels are compressed. The format's other encodings (text, hex, bzip2) are refused."""
+# Kinds of a first axis that counts the components of a voxel, not places in the body.
 _NRRD_COLOUR_KINDS = ("vector", "2-vector", "3-vector", "4-vector", "rgb-color", "rgba-color", "hsv-color", "list")
 
 
@@ -69,13 +73,14 @@ def require_honest_nrrd(path: Path) -> None:
         raise components_error(path, shape[0])
     dtype = dtype_of(path, fields.get("type", "").lower(), _NRRD_TYPES)
     require_volume(shape, dtype, path)
+    # The format knows both spellings of the field.
     data = data_file(path, fields.get("data file", fields.get("datafile")))
     claimed_bytes = math.prod(shape) * dtype.itemsize
     require_backed(path, claimed_bytes, data.stat().st_size, compressed=_NRRD_ENCODINGS[encoding])
 
 
 def header_fields(path: Path, separator: str, *, until: str) -> Mapping[str, str]:
-    """``name separator value`` lines of a text header, names in lower case.
+    """Fields of a text header, a line each: ``name separator value``. Names become lower case.
 
     Args:
         path: the file.
@@ -86,11 +91,14 @@ def header_fields(path: Path, separator: str, *, until: str) -> Mapping[str, str
     with path.open("rb") as stream:
         head = stream.read(_MAX_HEADER_BYTES)
     for raw in head.split(b"\n"):
+        # Voxels may follow the header, and latin-1 is the encoding in which every byte is a character.
         line = raw.decode("latin-1").strip()
         name, found, value = line.partition(separator)
-        if (not line and not until) or (fields and until in fields):
+        blank_line_ends = not line and not until
+        if blank_line_ends or until in fields:
             break
         if found and not name.startswith("#"):
+            # NRRD writes "key:=value" for what is no field of its own.
             fields[name.strip().lower()] = value.strip("= \t")
     return fields
 
@@ -134,8 +142,15 @@ def data_file(path: Path, detached: str | None) -> Path:
     """
     if detached is None:
         return path
-    plain = bool(detached) and "\0" not in detached and Path(detached).name == detached
+    # The file system's own functions raise other errors on an empty name and on NUL.
+    possible = bool(detached) and "\0" not in detached
+    plain = possible and Path(detached).name == detached
     data = path.with_name(detached) if plain else None
-    if data is None or data.is_symlink() or not data.is_file():
+    if data is None or not _is_plain_file(data):
         raise ScanError(f"{path}: its data file {detached[:200]!r} is not a file in the same folder")
     return data
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether ``path`` is a file and no link, which could lead out of the folder."""
+    return not path.is_symlink() and path.is_file()

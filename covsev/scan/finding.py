@@ -13,9 +13,10 @@ from pathlib import Path
 
 from covsev.errors import ScanError
 from covsev.labels import OUTPUT_SUFFIXES, SLICE_MASK_SUFFIXES, SLICE_SUFFIXES
-from covsev.scan.suffixes import VOLUME_SUFFIXES, may_be_dicom, suffix_of
+from covsev.scan.suffixes import VOLUME_SUFFIXES, is_dicom, suffix_of
 
-_MAX_CASE_BYTES = 160  # file names may have 255, and covsev adds prefixes and suffixes
+_MAX_CASE_BYTES = 160
+"""File names may have 255 bytes, and covsev adds prefixes and suffixes to a case."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ScanSource:
     Attributes:
         case: name, unique among the scans found with it.
         path: file, or folder of a DICOM series.
-        series_uid: which series of that folder; ``""`` stands for DICOM files whose series cannot be told.
+        series_uid: which series of that folder; ``""`` for DICOM files that do not say to which series they belong.
     """
 
     case: str
@@ -38,7 +39,7 @@ def find_scans(root: Path) -> list[ScanSource]:
 
     What looks like a scan but cannot be one (a broken file, a series of another modality) is found too: reading
     it says why not. covsev's own outputs and hidden files are left out. Case names come from the paths relative
-    to ``root`` and are unique. Symbolic links to folders are not followed, so loops do no harm.
+    to ``root`` and are unique. Symbolic links to folders are not followed, so links in a circle do no harm.
 
     Raises:
         ScanError: if ``root`` does not exist.
@@ -46,8 +47,8 @@ def find_scans(root: Path) -> list[ScanSource]:
     root = Path(root)
     if not root.exists():
         raise ScanError(f"{root}: no such file or folder", code="missing")
-    found = list(_find_file(root) if root.is_file() else _find_below(root))
-    return with_unique_cases(found, root)
+    found = _find_file(root) if root.is_file() else _find_below(root)
+    return with_unique_cases(list(found), root)
 
 
 def require_scans(found: Sequence[ScanSource], root: object) -> None:
@@ -59,6 +60,7 @@ def require_scans(found: Sequence[ScanSource], root: object) -> None:
     if found:
         return
     message = f"{root}: no scans in it (NIfTI, NRRD, MetaImage or DICOM)"
+    # Pictures cannot be scored, but a bundle can segment them: who has some is told how.
     if isinstance(root, Path) and find_slices(root):
         message += (
             "; PNG and JPG slices have no volume to measure: `python -m monai.bundle run` with inference.yaml of "
@@ -68,37 +70,41 @@ def require_scans(found: Sequence[ScanSource], root: object) -> None:
 
 
 def find_slices(root: Path) -> list[ScanSource]:
-    """PNG and JPG files below the folder ``root``; covsev's own pictures and masks and hidden files are left out."""
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SLICE_SUFFIXES)
-    others = [
-        path
-        for path in paths
-        if not path.name.endswith((*OUTPUT_SUFFIXES, *SLICE_MASK_SUFFIXES))
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-    return with_unique_cases([ScanSource("", path) for path in others], root, SLICE_SUFFIXES)
+    """PNG and JPG files below the folder ``root``. covsev's own pictures and masks and hidden files are left out."""
+    pictures = (path for path in root.rglob("*") if path.suffix.lower() in SLICE_SUFFIXES)
+    own_suffixes = (*OUTPUT_SUFFIXES, *SLICE_MASK_SUFFIXES)
+    others = [path for path in pictures if not path.name.endswith(own_suffixes)]
+    visible = sorted(path for path in others if not _is_hidden(path, root))
+    return with_unique_cases([ScanSource("", path) for path in visible], root, SLICE_SUFFIXES)
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether a name on the way from ``root`` to ``path`` begins with a dot; ``root``'s own names do not count."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _find_file(path: Path) -> Iterator[ScanSource]:
-    if suffix_of(path) or not may_be_dicom(path):
+    if not is_dicom(path):
         yield ScanSource("", path)
         return
+    # pydicom and SimpleITK are loaded only where there is DICOM.
     from covsev.scan.dicom import series as dicom
 
     yield ScanSource("", path, dicom.series_uid(path))
 
 
 def _find_below(root: Path) -> Iterator[ScanSource]:
+    # A folder that cannot be listed counts as a scan: reading it fails and says why.
     closed: list[Path] = []
     for folder, subfolders, names in os.walk(root, onerror=lambda error: closed.append(Path(str(error.filename)))):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        paths = [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+        subfolders[:] = _visible(subfolders)  # in place: os.walk goes on with what is left in the list, in its order
+        paths = [Path(folder, name) for name in _visible(names)]
         paths = [path for path in paths if not path.name.endswith(OUTPUT_SUFFIXES)]
         for path in paths:
             if suffix_of(path):
                 yield ScanSource("", path)
         # DICOM files often bear a UID for a name, whose last number looks like a suffix: the content decides.
-        dicom_paths = [path for path in paths if not suffix_of(path) and may_be_dicom(path)]
+        dicom_paths = [path for path in paths if is_dicom(path)]
         if dicom_paths:
             from covsev.scan.dicom import series as dicom
 
@@ -107,23 +113,30 @@ def _find_below(root: Path) -> Iterator[ScanSource]:
     yield from (ScanSource("", path) for path in closed)
 
 
+def _visible(names: Sequence[str]) -> list[str]:
+    """The names that are not hidden, sorted, so that scans come in the same order on every file system."""
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def files_of(source: ScanSource) -> list[Path]:
-    """The files that a scan consists of: one, a header with its data, or the DICOM files of a folder."""
+    """The files that a scan consists of: one file, a header with its data file, or the DICOM files of a folder."""
     path = source.path
     if source.series_uid is not None:
         folder = path if path.is_dir() else path.parent
-        return [p for p in sorted(folder.iterdir()) if not suffix_of(p) and may_be_dicom(p)]
+        return [p for p in sorted(folder.iterdir()) if is_dicom(p)]
     if path.suffix.lower() in (".nhdr", ".mhd"):
-        return sorted(p for p in path.parent.iterdir() if p.name.startswith(path.stem + "."))
+        # The data file is taken to have the header's name with another suffix, such as .raw or .raw.gz.
+        start = f"{path.stem}."
+        return sorted(p for p in path.parent.iterdir() if p.name.startswith(start))
     return [path]
 
 
 def with_unique_cases(
     found: list[ScanSource], root: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES
 ) -> list[ScanSource]:
-    """Name each source by its path relative to ``root``; add the suffix, then a number, where names collide.
+    """Name each source by its path relative to ``root``. Where names collide, add the suffix, then a number.
 
-    Names that differ in case alone collide, for file systems that do not tell them apart.
+    Names that differ only in upper and lower case collide, since some file systems do not tell them apart.
     """
     several_series = Counter(source.path for source in found)
     short = [_case_name(source, root, suffixes, several_series[source.path] > 1) for source in found]
@@ -135,6 +148,7 @@ def with_unique_cases(
         if collisions[name.casefold()] > 1 and suffix:
             name += suffix.replace(".", "_")
         unique, number = name, 2
+        # A numbered name can be the own name of another scan, so each is tried.
         while unique.casefold() in used:
             unique, number = f"{name}_{number}", number + 1
         used.add(unique.casefold())
@@ -145,13 +159,19 @@ def with_unique_cases(
 def _case_name(source: ScanSource, root: Path, suffixes: tuple[str, ...], one_of_several: bool) -> str:
     path = source.path
     relative = Path(path.name) if path == root else path.relative_to(root)
+    # One form of accented letters, since file systems differ in which one they return.
     text = unicodedata.normalize("NFC", relative.as_posix())
     suffix = suffix_of(path, suffixes)
-    text = text[: -len(suffix)] if suffix and not path.is_dir() else text
+    if suffix and not path.is_dir():  # a folder's name is kept whole
+        text = text[: -len(suffix)]
     if one_of_several and source.series_uid:
+        # The last number is short and mostly tells series apart; what it does not is numbered afterwards.
         text += "_" + source.series_uid.rsplit(".", 1)[-1]
+    # Letters of any script stay. Slashes, blanks and what a shell would understand become underscores.
     safe = re.sub(r"[^\w.-]+", "_", text.replace("/", "_")).strip("._-") or "scan"
     if len(safe.encode()) <= _MAX_CASE_BYTES:
         return safe
+    # Long names may differ only in what is cut off: a digest of the whole keeps them apart.
     digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
-    return safe.encode()[:_MAX_CASE_BYTES].decode(errors="ignore") + "_" + digest
+    start = safe.encode()[:_MAX_CASE_BYTES].decode(errors="ignore")  # the cut may go through a character
+    return f"{start}_{digest}"

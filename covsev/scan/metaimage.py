@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from covsev.errors import ScanError
 from covsev.scan.claims import components_error, data_file, dtype_of, header_fields, require_backed, shape_of
-from covsev.scan.volume import require_volume
+from covsev.scan.volume import LPS_TO_RAS, require_volume
 
+# numpy's type by the format's name. A long has 4 bytes here, whatever it has in a C compiler.
 _TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -33,10 +34,14 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }
 _DATA = "elementdatafile"
+"""The header's last field: the name of the file with the voxels, or LOCAL if they follow in the same file."""
 
 
 def read_metaimage(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Array (X, Y, Z, ...) and RAS+ affine of its first three axes; the format's world is LPS+.
+    """Read a MetaImage file.
+
+    Returns:
+        (X, Y, Z, ...) array, and the RAS+ affine of its first three axes. The format's world is LPS+.
 
     Raises:
         ScanError: if the header is broken, is not that of a volume, claims more than its file holds, or names data
@@ -51,9 +56,11 @@ def read_metaimage(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     require_volume(shape, dtype, path)
     if not _flag(fields, "binarydata", default=True):
         raise ScanError(f"{path}: cannot be read (its voxels are written as text)")
+    # The format has two names for the byte order.
     msb = _flag(fields, "binarydatabyteordermsb") or _flag(fields, "elementbyteordermsb")
     voxels = _voxels(path, fields, math.prod(shape) * dtype.itemsize)
-    array = np.frombuffer(voxels, dtype.newbyteorder(">" if msb else "<")).reshape(shape, order="F")
+    stored_dtype = dtype.newbyteorder(">" if msb else "<")
+    array = np.frombuffer(voxels, stored_dtype).reshape(shape, order="F")  # x changes fastest in the file
     return array.astype(dtype, copy=False), _affine(path, fields, len(shape))
 
 
@@ -68,11 +75,14 @@ def _voxels(path: Path, fields: Mapping[str, str], wanted_bytes: int) -> bytes:
     compressed = _flag(fields, "compresseddata")
     require_backed(path, wanted_bytes, data.stat().st_size, compressed=compressed)
     content = data.read_bytes()
-    if local:
+    if local:  # the voxels begin behind the line of the last field
         line = content.lower().index(_DATA.encode())
         content = content[content.index(b"\n", line) + 1 :]
     skipped = int(fields.get("headersize", "0"))
-    content = content[skipped:] if skipped >= 0 else content[-wanted_bytes:]
+    # HeaderSize -1 means that the voxels are the last bytes of the file.
+    start = skipped if skipped >= 0 else -wanted_bytes
+    content = content[start:]
+    # No more than claimed is unpacked: what is stored may be far larger.
     voxels = zlib.decompressobj().decompress(content, wanted_bytes) if compressed else content[:wanted_bytes]
     if len(voxels) != wanted_bytes:
         raise ScanError(f"{path}: cannot be read (it has {len(voxels)} bytes of voxels, not {wanted_bytes})")
@@ -84,14 +94,16 @@ def _affine(path: Path, fields: Mapping[str, str], axes: int) -> NDArray[np.floa
     origin_mm = _numbers(path, fields, ("offset", "position", "origin"), np.zeros(axes))
     directions = _numbers(path, fields, ("transformmatrix", "rotation", "orientation"), np.eye(axes).ravel())
     affine = np.eye(4)
-    affine[:3, :3] = directions.reshape(axes, axes)[:3, :3].T * spacing_mm[:3]  # a row of the file is an axis
+    columns = directions.reshape(axes, axes)[:3, :3].T  # a row of the file is an axis
+    affine[:3, :3] = columns * spacing_mm[:3]
     affine[:3, 3] = origin_mm[:3]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return LPS_TO_RAS @ affine
 
 
 def _numbers(
     path: Path, fields: Mapping[str, str], names: tuple[str, ...], default: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    # The format has several names for the same numbers: the first one that is there counts.
     text = next((fields[name] for name in names if name in fields), None)
     if text is None:
         return default

@@ -17,14 +17,14 @@ from covsev.scan.compression import open_gzip
 from covsev.scan.finding import ScanSource, find_scans
 from covsev.scan.metaimage import read_metaimage
 from covsev.scan.suffixes import NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, suffix_of
-from covsev.scan.volume import Scan, make_scan, require_volume
+from covsev.scan.volume import LPS_TO_RAS, Scan, make_scan, require_volume, without_trailing_axes
 
 
 def load_scan(source: ScanSource | Path | str) -> Scan:
     """Read one scan.
 
-    NIfTI is read with nibabel, also with headers that are not orthonormal; NRRD with SimpleITK, MetaImage with
-    numpy, a DICOM folder with pydicom.
+    nibabel reads NIfTI, also where the header's axes are not at right angles. SimpleITK reads NRRD, numpy reads
+    MetaImage, and pydicom reads DICOM folders.
 
     Raises:
         ScanError: if the file is missing, broken, not a volume, or without usable geometry.
@@ -39,7 +39,7 @@ def load_scan(source: ScanSource | Path | str) -> Scan:
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64], Any]:
-    """Read a label map without the detour over HU.
+    """Read a label map, its values as they are.
 
     Returns:
         (X, Y, Z) uint8 values, RAS+ affine, and the NIfTI header, ``None`` for other formats.
@@ -48,20 +48,29 @@ def read_labels(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float64], Any
         ScanError: if the file cannot be read, or holds other values than 0 to 255.
     """
     values, affine, header = _read(ScanSource("", path))
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
+    values = without_trailing_axes(values)
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    labels = values.astype(np.uint8, copy=False) if 0 <= low <= high <= 255 else None
-    if labels is None or (values.dtype.kind == "f" and not np.array_equal(labels, values)):
+    labels = _as_labels(values) if 0 <= low <= high <= 255 else None  # false for NaN, too
+    if labels is None:
         raise ScanError(f"{path}: values from {low:g} to {high:g} are not those of a label map", code="labels")
+    # The same checks of shape and geometry as a scan's; one 0 seen at every voxel takes no memory.
     grid = make_scan(np.broadcast_to(np.int16(0), labels.shape), affine, case="labels", source=path, header=header)
     return labels, grid.affine, header
+
+
+def _as_labels(values: NDArray[Any]) -> NDArray[np.uint8] | None:
+    """Values from 0 to 255 as uint8; ``None`` if some are no whole numbers."""
+    labels = values.astype(np.uint8, copy=False)
+    if values.dtype.kind != "f":
+        return labels
+    return labels if np.array_equal(labels, values) else None
 
 
 def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     path = source.path
     try:
         if source.series_uid is not None:
+            # Loaded only for DICOM: other formats need not wait for pydicom and SimpleITK.
             from covsev.scan.dicom import series as dicom
 
             return *dicom.read_series(path, source.series_uid), None
@@ -69,7 +78,8 @@ def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
         suffix = suffix_of(path)
         if suffix in NIFTI_SUFFIXES:
             return _read_nifti(path)
-        return *(_read_nrrd(path) if suffix in NRRD_SUFFIXES else read_metaimage(path)), None
+        read = _read_nrrd if suffix in NRRD_SUFFIXES else read_metaimage
+        return *read(path), None
     except (CovsevError, MemoryError):
         raise
     except Exception as error:  # readers raise anything on broken files; the cause stays attached
@@ -77,6 +87,7 @@ def _read(source: ScanSource) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
 
 
 def _require_file(path: Path) -> None:
+    # The order matters: each message is true only if those before it are not.
     if path.is_dir():
         raise ScanError(f"{path}: the folder cannot be read; check its permissions")
     if path.exists() and not path.is_file():
@@ -88,11 +99,13 @@ def _require_file(path: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
 
 
 def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     image = nib.load(path, mmap=False)
+    # nibabel goes by the content, so another format may come under a name of NIfTI.
     if not isinstance(image, nib.Nifti1Pair):
         raise ScanError(f"{path}: cannot be read (it is {type(image).__name__}, not NIfTI)")
     shape, dtype = image.shape, image.header.get_data_dtype()
@@ -100,6 +113,7 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], Any]:
     compressed = path.suffix.lower() == ".gz"
     require_backed(path, math.prod(shape) * dtype.itemsize, path.stat().st_size, compressed=compressed)
     slope, intercept = image.dataobj.slope, image.dataobj.inter  # type: ignore[attr-defined]
+    # Scaled here in float32, which a scan holds anyway: nibabel would do it in float64, in twice the memory.
     raw = _unscaled(path, image.dataobj, compressed=compressed)
     if (slope, intercept) != (1, 0):
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes padding
@@ -124,7 +138,10 @@ def _read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 
 def from_sitk(image: Any, *, name: str = "image") -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Array (X, Y, Z, ...) and RAS+ affine of its first three axes, of a SimpleITK image, whose world is LPS+.
+    """Array and affine of a SimpleITK image, whose world is LPS+.
+
+    Returns:
+        (X, Y, Z, ...) array, and the RAS+ affine of its first three axes.
 
     Raises:
         ScanError: if voxels have several components; ``name`` is the image's name in the message.
@@ -135,11 +152,12 @@ def from_sitk(image: Any, *, name: str = "image") -> tuple[NDArray[Any], NDArray
         raise ScanError(
             f"{name}: voxels have {image.GetNumberOfComponentsPerPixel()} components, not one", code="not_a_volume"
         )
-    array = sitk.GetArrayFromImage(image).transpose()
+    array = sitk.GetArrayFromImage(image).transpose()  # SimpleITK's arrays have z first
     affine = np.eye(4)
     axes = image.GetDimension()
-    if axes >= 3:
+    if axes >= 3:  # a flat image is refused by its shape, later
         direction = np.array(image.GetDirection()).reshape(axes, axes)
-        affine[:3, :3] = direction[:3, :3] * np.array(image.GetSpacing())[:3]
+        spacing_mm = np.array(image.GetSpacing())[:3]
+        affine[:3, :3] = direction[:3, :3] * spacing_mm
         affine[:3, 3] = image.GetOrigin()[:3]
-    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return array, LPS_TO_RAS @ affine

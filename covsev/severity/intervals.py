@@ -1,4 +1,4 @@
-"""Intervals of volumes and scores: what an uncertainty estimate says of one scan."""
+"""Intervals of volumes and scores: the result of an uncertainty estimate of one scan."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """Least and largest value over the variants.
+    """Smallest and largest value over the variants.
 
     Attributes:
-        low, high: in the value's own unit.
+        low, high: both in the unit of the value.
     """
 
     low: float
@@ -20,12 +20,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class ScoreInterval:
-    """Least and largest value of a score, and which regions' points move; ``None`` where the score is null.
+    """Smallest and largest value of a score, and the regions whose points change.
 
     Attributes:
-        low, high: of the score.
-        parts: points of those regions that differ between variants.
-        text: what could be higher or lower, in words; empty where nothing moves.
+        low, high: smallest and largest value; ``None`` where the score is null.
+        parts: intervals of the points of those regions that differ between variants.
+        text: what could be higher or lower, in words; empty where nothing changes.
     """
 
     low: float | None
@@ -41,7 +41,7 @@ class Uncertainty:
     Attributes:
         variants: number of lesion masks compared.
         method: how they were made, in words.
-        regions: intervals by region and measure.
+        regions: intervals by region name and measure.
         scores: intervals by score id.
     """
 

@@ -27,6 +27,7 @@ from covsev.severity.regions import (
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML, ScoreResult, compute_scores
 from covsev.severity.tallies import tally
 
+# A lung or lobe that is cut off takes its zones or segments with it.
 _LUNG_OF_ZONE = {name: f"{name.split('_')[0]}_lung" for name in ZONE_NAMES}
 _LOBE_OF_SEGMENT = {segment.name: segment.lobe.name for segment in SEGMENTS}
 
@@ -71,8 +72,8 @@ def measure(
     Args:
         scan: the scan.
         lungs, lobes, lesions: (X, Y, Z) labels on its grid, ids of :mod:`covsev.labels`; lobes may be ``None``.
-        lobes_reason: why there are no lobes, for what is null then.
-        segments: ids of :data:`covsev.labels.SEGMENTS`; without them the score over 20 regions is null.
+        lobes_reason: why there are no lobes; it is the reason of all values that are null without them.
+        segments: (X, Y, Z) ids of :data:`covsev.labels.SEGMENTS`; without them the score over 20 regions is null.
         noise_floor_ml: at least 0.
         hu_known: False where ``scan`` is only a grid without a CT: densities and high opacity are null then.
         kinds_known: False where ``lesions`` does not tell ground-glass opacity from consolidation.
@@ -84,12 +85,15 @@ def measure(
     if not noise_floor_ml >= 0:  # so that NaN is refused too
         raise ValueError(f"noise_floor_ml must be at least 0; got {noise_floor_ml}")
     without_lobes = lobes is None
+    # Empty lobes are measured as absent; their reason is replaced by ``lobes_reason`` below.
     lobes = np.zeros_like(lungs) if lobes is None else lobes
+    # Along the patient's axes, so that the last axis is foot to head, along which zones are divided.
     maps = [None if m is None else to_canonical(m, scan.affine) for m in (lungs, lobes, lesions, segments)]
     counted = tally(to_canonical(scan.hu, scan.affine) if hu_known else None, *maps)  # type: ignore[arg-type]
     cut = _cut_off(lungs, lobes)
     if without_lobes:
         cut |= {lobe.name: lobes_reason for lobe in LOBES}
+    # Lobes alone, not lungs: a lung that is cut off keeps what can be seen of it.
     lobe_of = {lobe.name: lobe.name for lobe in LOBES}
     regions = without_cut(measure_main(counted, scan.voxel_ml), cut, of=lobe_of)
     subregions = without_cut(measure_zones(counted, scan.voxel_ml), cut, of=_LUNG_OF_ZONE)
@@ -98,7 +102,7 @@ def measure(
         subregions |= {name: RegionMeasures(reason=reason) for name in SEGMENT_NAMES}
     else:
         subregions |= without_cut(measure_segments(counted, scan.voxel_ml), cut, of=_LOBE_OF_SEGMENT)
-    if not kinds_known:
+    if not kinds_known:  # one lesion value for both kinds: the split would be read as a result
         regions, subregions = _without_kinds(regions), _without_kinds(subregions)
     scores = compute_scores(regions | subregions, noise_floor_ml=noise_floor_ml)
     finding = find_infection(regions["both_lungs"], noise_floor_ml=noise_floor_ml)
@@ -107,6 +111,7 @@ def measure(
 
 def withhold(report: SeverityReport, reason: str) -> SeverityReport:
     """The report of a scan whose quality check failed: volumes stay, every score is null with ``reason``."""
+    # The maximum and the regions' names stay, so that tables have the same columns for every scan.
     scores = {
         id_: ScoreResult(None, result.maximum, dict.fromkeys(result.parts), reason=reason)
         for id_, result in report.scores.items()

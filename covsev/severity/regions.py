@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from covsev.labels import (
     CONSOLIDATION,
     GROUND_GLASS,
-    HIGH_OPACITY_HU,
     LEFT_LUNG,
     LOBES,
     LUNGS,
     RIGHT_LUNG,
     SEGMENTS,
 )
-from covsev.severity.tallies import HU_EDGES, Tally, tally
+from covsev.severity.tallies import HIGH_OPACITY_FROM_HU, HU_EDGES, Tally
 
 BOTH_LUNGS = "both_lungs"
 REGION_NAMES = (BOTH_LUNGS, RIGHT_LUNG.name, LEFT_LUNG.name, *(lobe.name for lobe in LOBES))
@@ -28,7 +27,7 @@ ZONE_NAMES = tuple(f"{side}_{level}_zone" for side in ("right", "left") for leve
 """Thirds of the height of each lung, from its apex to its base."""
 SEGMENT_NAMES = tuple(segment.name for segment in SEGMENTS)
 MIN_REGION_ML = 1.0
-"""A region smaller than this is taken as absent: its values are null, never zero."""
+"""A region smaller than this counts as absent. Its values are null, never zero: zero would mean free of lesion."""
 
 AERATION_HU = {
     "well_aerated": (-950, -700),
@@ -37,21 +36,26 @@ AERATION_HU = {
     "poorly_aerated": (-500, -100),
     "non_aerated": (-100, 100),
 }
-"""Density bands, lower limit included, upper one not. Well aerated: Colombi 2020, 10.1148/radiol.2020201433; the
-other four: Gattinoni 2001, 10.1164/ajrccm.164.9.2103121."""
+"""Density bands in HU, lower limit included, upper one not.
+
+Well aerated: Colombi 2020, 10.1148/radiol.2020201433; the other four: Gattinoni 2001,
+10.1164/ajrccm.164.9.2103121. Each limit must be one of :data:`covsev.severity.tallies.HU_EDGES`.
+"""
 
 _LESION_ANY = slice(1, None)
+"""All lesion labels but 0, the background."""
 
 
 @dataclass(frozen=True)
 class RegionMeasures:
     """What is measured in one region; all ``None`` with a ``reason`` where the region is absent.
 
-    So are a lobe, zone or segment that the scan cuts off; lungs keep what can be seen of them, and a quality flag.
+    A lobe, zone or segment that the scan cuts off counts as absent, too. A lung that is cut off keeps the values of
+    its visible part, and gets a quality flag.
 
     ``_ml`` are millilitres, ``_pct`` percent of the region's volume, ``_hu`` Hounsfield units. High opacity is
-    lesion above -200 HU (Chaganti et al. 2020, PMC7392373). Densities are ``None`` without a CT, ``ggo_ml`` and
-    ``consolidation_ml`` where the lesion mask does not tell the two apart.
+    lesion above -200 HU (Chaganti et al. 2020, PMC7392373). Densities are ``None`` without a CT. ``ggo_ml`` and
+    ``consolidation_ml`` are ``None`` where the lesion mask does not tell the two apart.
     """
 
     volume_ml: float | None = None
@@ -83,33 +87,10 @@ class _Sums:
     hu2: NDArray[np.float64]
 
 
-def measure_regions(
-    hu: NDArray[Any] | None,
-    lungs: NDArray[np.uint8],
-    lobes: NDArray[np.uint8],
-    lesions: NDArray[np.uint8],
-    *,
-    voxel_ml: float,
-) -> dict[str, RegionMeasures]:
-    """Measure every region of :data:`REGION_NAMES`.
-
-    Args:
-        hu: (X, Y, Z) Hounsfield units; ``None`` without a CT: then densities are ``None``.
-        lungs: (X, Y, Z) 1 right, 2 left.
-        lobes: (X, Y, Z) ids of :data:`covsev.labels.LOBES`.
-        lesions: (X, Y, Z) 1 ground-glass opacity, 2 consolidation; lesion outside the region does not count.
-        voxel_ml: volume of a voxel.
-
-    Raises:
-        GridMismatchError: if the shapes differ.
-        ValueError: if a label map holds an unknown label.
-    """
-    return measure_main(tally(hu, lungs, lobes, lesions), voxel_ml)
-
-
 def measure_main(counted: Tally, voxel_ml: float) -> dict[str, RegionMeasures]:
-    """Both lungs, each lung and each lobe, from one tally."""
+    """Every region of :data:`REGION_NAMES`: both lungs, each lung and each lobe."""
     by_lung, by_lobe = _marginal(counted, 1), _marginal(counted, 2)
+    # Row 0 holds voxels of a lobe outside the lungs: they belong to neither lung.
     found = {BOTH_LUNGS: _measure(_union(by_lung, slice(1, None)), voxel_ml, "the lungs", counted.hu_known)}
     for label in LUNGS:
         found[label.name] = _measure(_union(by_lung, [label.id]), voxel_ml, label.text, counted.hu_known)
@@ -127,43 +108,51 @@ def measure_segments(counted: Tally, voxel_ml: float) -> dict[str, RegionMeasure
 def measure_zones(counted: Tally, voxel_ml: float) -> dict[str, RegionMeasures]:
     """Thirds of equal height of each lung, for a tally along the foot-head axis.
 
-    A slice that the limit of two zones passes through counts in both, by its share: so the result does not depend
-    on how thick the slices are.
+    Where the limit between two zones passes through a slice, the slice counts in both zones, each by its share. So
+    the result does not depend on the thickness of the slices.
     """
     found = {}
     for side, lung in (("right", RIGHT_LUNG), ("left", LEFT_LUNG)):
+        # Lobes and segments are summed away: what stays is (slice, lesion, ...) of this lung.
         slices = [array[:, lung.id].sum(axis=(1, 2)) for array in (counted.count, counted.sum_hu, counted.sum_hu2)]
         thirds = _thirds(slices[0].sum(axis=(1, 2)))
         for level, third in reversed(list(zip(LEVELS, thirds, strict=True))):
             sums = _Sums(*(np.tensordot(third, array, axes=1) for array in slices))
             text = f"{level} zone of the {lung.text}"
+            # The sums count thirds of voxels, so a unit has a third of the volume. Percentages and means are the same.
             found[f"{side}_{level}_zone"] = _measure(sums, voxel_ml / 3, text, counted.hu_known)
     return found
 
 
 def _thirds(voxels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, Z) thirds of each slice, 0 to 3, in the lower, middle and upper zone of the slices with ``voxels``.
+    """(3, Z) how many thirds of each slice, 0 to 3, lie in the lower, middle and upper zone.
 
-    N slices end at whole thirds of a slice when divided by three, so these are whole numbers and sums stay exact.
+    The zones divide the slices with ``voxels``. A third of N slices is a whole number of thirds of a slice. So the
+    results are whole numbers, and sums with them stay exact.
     """
     thirds = np.zeros((3, len(voxels)))
     occupied = np.flatnonzero(voxels)
     if len(occupied) > 0:
-        first, slices = occupied[0], occupied[-1] + 1 - occupied[0]
-        zone = np.repeat(np.arange(3), slices)  # of each third of a slice, from below
+        first, last = occupied[0], occupied[-1]
+        slices = last + 1 - first
+        # N slices are 3 N thirds, from below: N of them make a zone, and three of them make a slice.
+        zone = np.repeat(np.arange(3), slices)
         at = first + np.arange(3 * slices) // 3
+        # Not ``+=``: it would add 1 only once where the same zone and slice come again.
         np.add.at(thirds, (zone, at), 1)
     return thirds
 
 
 def _marginal(counted: Tally, axis: int) -> _Sums:
-    """Sums over all slices and all labels but those of ``axis`` and the lesions: indexed by [label, lesion, ...]."""
+    """Sums over all slices and labels, except for the labels of ``axis`` and the lesions: [label, lesion, ...]."""
     others = tuple(a for a in range(4) if a != axis)
     return _Sums(*(array.sum(axis=others) for array in (counted.count, counted.sum_hu, counted.sum_hu2)))
 
 
 def _union(sums: _Sums, rows: slice | list[int]) -> _Sums:
-    return _Sums(sums.count[rows].sum(axis=0), sums.hu[rows].sum(axis=0), sums.hu2[rows].sum(axis=0))
+    """Sums of the labels ``rows`` together."""
+    count, hu, hu2 = (array[rows].sum(axis=0) for array in (sums.count, sums.hu, sums.hu2))
+    return _Sums(count, hu, hu2)
 
 
 def _measure(sums: _Sums, voxel_ml: float, text: str, hu_known: bool) -> RegionMeasures:
@@ -183,17 +172,19 @@ def _measure(sums: _Sums, voxel_ml: float, text: str, hu_known: bool) -> RegionM
 
 
 def _densities(sums: _Sums, voxels: float, voxel_ml: float) -> dict[str, Any]:
-    high = float(sums.count[_LESION_ANY, _classes_from(np.nextafter(HIGH_OPACITY_HU, 0)) :].sum())
+    high_classes = slice(_classes_from(HIGH_OPACITY_FROM_HU), None)
+    high_voxels = float(sums.count[_LESION_ANY, high_classes].sum())
+    # Aeration is of the whole region, lesion or not; high opacity is of lesion alone.
     by_class = sums.count.sum(axis=0)
-    aerated = {
-        name: float(by_class[_classes_from(low) : _classes_from(high)].sum())
-        for name, (low, high) in AERATION_HU.items()
-    }
+    aerated = {}
+    for name, (low, high) in AERATION_HU.items():
+        classes = slice(_classes_from(low), _classes_from(high))
+        aerated[name] = float(by_class[classes].sum())
     mean_hu, sd_hu = _mean_and_sd(sums, slice(None))
     lesion_mean_hu, lesion_sd_hu = _mean_and_sd(sums, _LESION_ANY)
     return {
-        "high_opacity_ml": high * voxel_ml,
-        "high_opacity_pct": 100 * high / voxels,
+        "high_opacity_ml": high_voxels * voxel_ml,
+        "high_opacity_pct": 100 * high_voxels / voxels,
         "mean_hu": mean_hu,
         "sd_hu": sd_hu,
         "lesion_mean_hu": lesion_mean_hu,
@@ -204,7 +195,7 @@ def _densities(sums: _Sums, voxels: float, voxel_ml: float) -> dict[str, Any]:
 
 
 def _classes_from(hu: float) -> int:
-    """Number of the first density class at or above ``hu``, one of the limits."""
+    """Number of the first density class at or above ``hu``, which must be one of the limits."""
     return HU_EDGES.index(float(hu)) + 1
 
 
@@ -214,47 +205,65 @@ def _mean_and_sd(sums: _Sums, kinds: slice) -> tuple[float | None, float | None]
     if voxels == 0:
         return None, None
     mean = float(sums.hu[kinds].sum()) / voxels
-    variance = float(sums.hu2[kinds].sum()) / voxels - mean**2
-    return mean, float(np.sqrt(max(variance, 0.0)))
+    mean_of_squares = float(sums.hu2[kinds].sum()) / voxels
+    # Where all voxels are alike, rounding can bring the difference just below 0, which has no root.
+    variance = max(mean_of_squares - mean**2, 0.0)
+    return mean, float(np.sqrt(variance))
 
 
 # ---- regions that the scan cuts off ------------------------------------------------------------------------------
 
 MAX_CUT_SHARE = 0.35
-"""A region whose section at a border of the scan is larger than this share of its largest section is cut off: an apex
-or a costophrenic angle cut off is less, half a lobe is more."""
+"""A region is cut off if its section at a border of the scan is larger than this share of its largest section.
+
+A missing apex or costophrenic angle stays below it, half a missing lobe lies above.
+"""
 
 
 def cut_share(labels: NDArray[np.uint8], id_: int) -> float:
-    """Section of one label at the volume's borders, as a share of its largest parallel section; 0 if it touches none.
+    """Section of one label at the volume's borders, as a share of its largest parallel section.
+
+    The result is 0 if the label touches no border, and the largest share if it touches several.
 
     Args:
         labels: (X, Y, Z) label map.
         id_: the label.
+
+    A cone whose sections hold 1, 9 and 25 voxels, first with its tip at the border, then with its base cut off:
+
+    >>> cone = np.zeros((7, 7, 4), dtype=np.uint8)
+    >>> cone[3, 3, 0], cone[2:5, 2:5, 1], cone[1:6, 1:6, 2] = 1, 1, 1
+    >>> cut_share(cone, 1), cut_share(cone[:, :, :3], 1)
+    (0.04, 1.0)
     """
     worst = 0.0
     mask = None
     for axis in range(3):
         along = np.moveaxis(labels, axis, 0)
-        faces = [int(np.count_nonzero(along[end] == id_)) for end in (0, -1)]
-        if max(faces) > 0:
+        ends = along[0] == id_, along[-1] == id_
+        at_border = max(int(np.count_nonzero(end)) for end in ends)
+        if at_border > 0:
+            # The whole volume is compared only now, and once: most labels touch no border.
             mask = labels == id_ if mask is None else mask
             others = tuple(a for a in range(3) if a != axis)
-            worst = max(worst, max(faces) / int(np.count_nonzero(mask, axis=others).max()))
+            largest = int(np.count_nonzero(mask, axis=others).max())
+            worst = max(worst, at_border / largest)
     return worst
 
 
 def without_cut(
     found: Mapping[str, RegionMeasures], cut: Mapping[str, str], *, of: Mapping[str, str]
 ) -> dict[str, RegionMeasures]:
-    """Measures with those of cut-off regions replaced by null and the reason.
+    """The measures, with null and the reason in place of regions that are cut off.
 
     Args:
         found: measures by region name.
         cut: reason by the name of a region that is cut off.
-        of: for each region of ``found`` the region whose cut makes it null, such as a zone's lung.
+        of: the region whose cut makes a region of ``found`` null, by name: for a zone this is its lung.
     """
-    return {
-        name: RegionMeasures(reason=cut[of[name]]) if of.get(name) in cut else measures
-        for name, measures in found.items()
-    }
+    kept = dict(found)
+    for name in found:
+        # Lungs have no entry in ``of``: they keep what can be seen of them.
+        if name in of and of[name] in cut:
+            kept[name] = RegionMeasures(reason=cut[of[name]])
+    return kept

@@ -23,12 +23,12 @@ __all__ = [
 ]
 
 NEAR_EDGE_PCT = 1.0
-"""A region whose percentage lies within this many points of a band's edge is named in ``near_edge``."""
+"""A region is named in ``near_edge`` if its percentage lies within this many points of a band's edge."""
 NEAR_FLOOR_FACTOR = 2.0
-"""So is a region whose lesion lies within this factor of the noise floor."""
+"""A region is also named there if its lesion lies within this factor of the noise floor."""
 
 NO_CT = "no CT was given, so no density is known"
-"""Reason of a value that needs Hounsfield units where there are none."""
+"""Why a value is null that needs Hounsfield units where there are none."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ScoreResult:
         parts: points or percent of each region.
         reading: what the source says of such a value, if it does.
         reason: why there is no value.
-        near_edge: regions so near to a band's edge that a little more or less lesion would change their points.
+        near_edge: regions near a band's edge: a little more or less lesion would change their points.
     """
 
     value: float | None
@@ -57,12 +57,17 @@ def band(pct: float, edges: tuple[Edge, ...]) -> int:
 
     Raises:
         ValueError: if ``pct`` is not in 0..100.
+
+    >>> pan = SCORES[0]
+    >>> pan.id, [band(pct, pan.edges) for pct in (0, 4.9, 5, 25, 25.1, 49.9, 50, 75, 75.1)]
+    ('ctss25_pan2020', [0, 1, 2, 2, 3, 3, 4, 4, 5])
     """
     if not 0 <= pct <= 100:
         raise ValueError(f"pct must be in 0..100; got {pct}")
     if pct == 0:
         return 0
     for number, edge in enumerate(edges, start=1):
+        # Whether an edge belongs to the band below is what the source says, not a matter of rounding.
         if pct < edge.pct or (edge.inclusive and pct == edge.pct):
             return number
     return len(edges) + 1
@@ -81,13 +86,17 @@ def compute_scores(
 
 
 def _compute(score: Score, regions: Mapping[str, RegionMeasures], noise_floor_ml: float) -> ScoreResult:
+    # A region that was not measured counts as absent: the score is null then, with the reason.
     found = {name: regions.get(name) or RegionMeasures(reason=f"{name} was not measured") for name in score.regions}
     parts = {name: _part(score, measures, noise_floor_ml) for name, measures in found.items()}
+    # A region that is there but has no such value lacks a CT: only densities can be null in it.
     missing = [found[name].reason or NO_CT for name, points in parts.items() if points is None]
     near = tuple(name for name, measures in found.items() if _is_near_edge(score, measures, noise_floor_ml))
     if missing:
+        # A sum over fewer regions would look like a milder disease. Equal reasons are named once, in their order.
         return ScoreResult(None, score.maximum, parts, reason="; ".join(dict.fromkeys(missing)), near_edge=near)
     points = [value for value in parts.values() if value is not None]
+    # fsum: the exact sum, whatever the order of the regions. A percentage has one region and stays as it is.
     value = max(points) if score.combine == WORST_BAND else math.fsum(points)
     return ScoreResult(value, score.maximum, parts, reading=_reading(score, value), near_edge=near)
 
@@ -99,19 +108,24 @@ def _part(score: Score, measures: RegionMeasures, noise_floor_ml: float) -> floa
         return None
     if not score.edges:
         return float(pct)
-    lesion_ml = getattr(measures, score.measure.replace("_pct", "_ml"))
+    lesion_ml = getattr(measures, score.measure_ml)
+    # Below the noise floor a few stray voxels would else give a point to a healthy region.
     return band(0.0 if lesion_ml < noise_floor_ml else pct, score.edges)
 
 
 def _is_near_edge(score: Score, measures: RegionMeasures, noise_floor_ml: float) -> bool:
+    """Whether a little more or less lesion would change the points of a region."""
     pct = getattr(measures, score.measure)
     if pct is None or not score.edges:
         return False
-    lesion_ml = getattr(measures, score.measure.replace("_pct", "_ml"))
+    lesion_ml = getattr(measures, score.measure_ml)
+    # The upper end is excluded, so that nothing is near a noise floor of 0.
     near_floor = noise_floor_ml / NEAR_FLOOR_FACTOR <= lesion_ml < noise_floor_ml * NEAR_FLOOR_FACTOR
-    return near_floor or any(abs(pct - edge.pct) <= NEAR_EDGE_PCT for edge in score.edges)
+    distances = [abs(pct - edge.pct) for edge in score.edges]
+    return near_floor or any(distance <= NEAR_EDGE_PCT for distance in distances)
 
 
 def _reading(score: Score, value: float) -> str | None:
+    """The last reading whose smallest value is reached; ``None`` below the first, or without readings."""
     reached = [text for least, text in score.readings if value >= least]
     return reached[-1] if reached else None

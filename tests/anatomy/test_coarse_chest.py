@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covsev.anatomy.lobes.coarse_chest import CoarseChest, CoarseGrid
-from covsev.anatomy.lobes.division import bounding_box, divide_lungs, falling_forward
+from covsev.anatomy.lobes.division import divide_lungs, falling_forward
 from covsev.anatomy.lobes.fissure_fit import Surfaces
 from covsev.anatomy.lobes.fissure_model import SPLINES, LungFrame
 from covsev.labels import LEFT_LOWER, LEFT_LUNG, LEFT_UPPER, RIGHT_LOWER, RIGHT_LUNG, RIGHT_MIDDLE, RIGHT_UPPER
@@ -62,11 +62,6 @@ def test_a_block_with_any_disease_is_diseased_with_a_margin():
 
 
 # ---- the division ------------------------------------------------------------------------------------------------
-
-
-def test_the_bounding_box_is_tight_and_that_of_nothing_is_empty():
-    assert bounding_box(lung_mask()) == (slice(5, 12), slice(8, 20), slice(4, 17))
-    assert lung_mask()[bounding_box(np.zeros((21, 30, 17), dtype=bool))].size == 0
 
 
 def test_lungs_are_cut_at_the_surfaces_of_the_lungs_that_have_them():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
-
 import numpy as np
 import pytest
+from measures import ORIENTATIONS, dice
 
 from covsev.anatomy.lobes.fissure_model import FISSURES
 from covsev.anatomy.lobes.segment import segment_lobes
@@ -16,10 +15,6 @@ from covsev.scan import from_canonical, make_scan, to_canonical
 
 LU, LL, RU, RM, RL = (lobe.id for lobe in LOBES)
 R, L = RIGHT_LUNG.id, LEFT_LUNG.id
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def height_of(labels, ids):
@@ -177,9 +172,6 @@ def test_thick_voxels_keep_the_prior_and_say_so(phantom_lobes):
 def test_lesions_of_another_grid_are_refused(healthy):
     with pytest.raises(GridMismatchError, match=r"the lesion label map has shape \(120, 90, 74\)"):
         segment_lobes(healthy.scan, healthy.lungs, lesions=healthy.lungs[:, :, 1:])
-
-
-ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

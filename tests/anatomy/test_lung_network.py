@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from measures import dice
 from monai.inferers import SimpleInferer
 
 from covsev.anatomy.images import as_array, as_image
@@ -48,10 +49,6 @@ def knowing(mask, *, slab_mm=0.0, smoothing_mm=0.0, size=(96, 96)):
     preprocessing = SlicePreprocessing(WINDOW, size, slab_mm=slab_mm)
     network = SliceNetwork(Painted(mask, size), preprocessing, SimpleInferer(), 4, "painted", "0" * 64)
     return LungModel(network, threshold=0.5, axial_smoothing_mm=smoothing_mm)
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from measures import ORIENTATIONS, dice
 
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.segment import segment_lungs
@@ -15,14 +14,7 @@ from covsev.phantom import make_phantom
 from covsev.scan import make_scan, to_canonical
 
 R, L = RIGHT_LUNG.id, LEFT_LUNG.id
-ORIENTATIONS = [
-    "".join(code) for axes in itertools.permutations(("LR", "AP", "IS")) for code in itertools.product(*axes)
-]
 TISSUE_HU, LUNG_HU = 40, -850
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 def lps_mm(phantom):

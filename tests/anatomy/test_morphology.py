@@ -1,12 +1,17 @@
-"""Balls of one voxel against SimpleITK's, holes, and positions along x."""
+"""Balls of one voxel against SimpleITK's, boxes against SciPy's, holes, and positions along x."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from covsev.anatomy.morphology import (
+    box_maximum,
     counts_along_x,
     dilated,
     eroded,
@@ -43,6 +48,25 @@ def test_an_erosion_is_that_of_simpleitk(mask, outside):
     expected = array(sitk.BinaryErode(image(solid), (1, 1, 1), sitk.sitkBall, 0, 1, outside))
     assert 0 < expected.sum() < solid.sum()
     np.testing.assert_array_equal(eroded(solid, outside=outside), expected)
+
+
+@pytest.mark.parametrize("reach", [(0, 0, 0), (1, 1, 1), (2, 0, 3), (20, 1, 12)])
+def test_the_maximum_in_a_box_is_that_of_scipy(mask, reach):
+    ids = np.random.default_rng(1).integers(0, 20, mask.shape).astype(np.uint8)
+    ids[np.random.default_rng(2).random(mask.shape) < 0.9] = 0
+    size = [2 * voxels + 1 for voxels in reach]
+    for values in (ids, ids > 0):
+        before = values.copy()
+        found = box_maximum(values, reach)
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, ndimage.maximum_filter(values, size, mode="constant"))
+        np.testing.assert_array_equal(values, before)
+
+
+def test_importing_it_takes_no_scipy_filters():
+    code = "import sys, covsev.anatomy.lobes.segments, covsev.quality.result; print('scipy.ndimage' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_an_opening_drops_what_is_thin():

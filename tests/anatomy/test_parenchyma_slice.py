@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from measures import dice
 
 from covsev.anatomy.lungs.parenchyma_slice import segment_parenchyma_slice
 from covsev.errors import ScanError
@@ -19,10 +20,6 @@ BODY = ((X - 130) / 115) ** 2 + ((Y - 100) / 88) ** 2 < 1
 def picture(lungs=RIGHT | LEFT, lung=40, tissue=190, air=5, body=BODY):
     grey = np.where(lungs, lung, np.where(body, tissue, air))
     return np.clip(grey + np.random.default_rng(0).normal(0, 6, grey.shape), 0, 255).astype(np.uint8)
-
-
-def dice(a, b):
-    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
 @pytest.mark.parametrize("turn", range(4))

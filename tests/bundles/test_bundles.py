@@ -25,6 +25,7 @@ SCHEMA = ROOT / "metadata_schema.json"
 BUNDLES = sorted(path.parent.name for path in ROOT.glob("*/configs"))
 DESCRIBED = [name for name in BUNDLES if (ROOT / name / "configs" / "metadata.json").is_file()]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/configs/*.yaml"))
+LESION_BUNDLES = ("covid_infection_ct_segmentation", "covid_lesion_ct_segmentation")
 OVERLAYS = {"evaluate.yaml": "inference.yaml", "multi_gpu_train.yaml": "train.yaml"}
 
 
@@ -94,6 +95,37 @@ def test_training_and_inference_agree(bundle):
     assert trained == inference["network_def"]
     of_prior = read(configs("covid_infection_ct_segmentation") / "inference.yaml")
     assert train["network_size"] == inference.get("network_size", of_prior["network_size"])
+
+
+# ---- what bundles share ------------------------------------------------------------------------------------------
+
+
+def windows(config):
+    """Every ``hu_window`` in numbers of a nested configuration; references to another one are left out."""
+    if isinstance(config, list):
+        return [window for value in config for window in windows(value)]
+    if not isinstance(config, dict):
+        return []
+    own = [tuple(value) for key, value in config.items() if key == "hu_window" and isinstance(value, list)]
+    return own + windows(list(config.values()))
+
+
+def test_both_lesion_bundles_see_scans_through_one_window():
+    """The network that tells the kinds apart takes the other's slices, so both must have learned from the same grey."""
+    stated = {name: windows(read_with_base(ROOT / name).get()) for name in CONFIGS if name.startswith(LESION_BUNDLES)}
+    first, second = LESION_BUNDLES
+    must_state = [f"{first}/configs/inference.yaml", f"{first}/configs/train.yaml", f"{second}/configs/train.yaml"]
+    assert all(stated[name] for name in must_state)
+    assert len({window for found in stated.values() for window in found}) == 1, stated
+
+
+@pytest.mark.parametrize("file", ["LICENSE", "configs/logging.conf"])
+def test_the_lesion_bundles_hold_equal_copies(file):
+    """A bundle stands alone: each has the file itself, no link to the other's."""
+    first, second = (ROOT / name / file for name in LESION_BUNDLES)
+    assert not first.is_symlink()
+    assert not second.is_symlink()
+    assert first.read_bytes() == second.read_bytes()
 
 
 # ---- metadata ----------------------------------------------------------------------------------------------------

@@ -10,20 +10,15 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.utils import set_determinism
 from PIL import Image
 
 from covsev.networks import InfNet
 from covsev.training.data.transforms import GradientEdged, inpainting_training
 from covsev.training.pretraining.pretrained import load_pretrained
 
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
+
 CONFIG = Path(__file__).parents[2] / "bundles/covid_infection_ct_segmentation/configs/pretrain.yaml"
-
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
-from monai.utils import set_determinism
 from toy_slices import parse_configs, run_configs, write_toy_dataset
 
 from covsev.errors import BundleError
@@ -16,17 +15,13 @@ from covsev.networks import CovidSegNet, InfNet, RefinedInfNet
 from covsev.options import INFECTION_BUNDLE, LESION_BUNDLE
 from covsev.training.pretraining.pretrained import from_scratch
 
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
+
 INFNET = "network_infnet.yaml"
 SMALL = {
     "network_unet.yaml": ("features", [4, 4, 8, 8, 16, 4], BasicUNet),
     "network_covid_segnet.yaml": ("channels", [4, 4, 8, 8, 16], CovidSegNet),
 }
-
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
 
 
 @pytest.mark.parametrize("override", SMALL)

@@ -21,6 +21,7 @@ from dicom_series import (
     save,
     stored_volume,
 )
+from measures import dice
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
@@ -287,10 +288,6 @@ def test_a_tilted_chest_is_segmented_nearly_as_well(phantom, tmp_path, monkeypat
     lobes = segment_lobes(sheared.scan, lungs).labels
     assert dice(lungs > 0, sheared.lungs > 0) > 0.99
     assert all(dice(lobes == label, sheared.lobes == label) > 0.75 for label in range(1, 6))
-
-
-def dice(mask, truth):
-    return 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
 
 
 def test_a_segmentation_of_tilted_slices_lies_where_they_do(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import struct
 
@@ -10,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from measures import ORIENTATIONS
 
 from covsev.errors import GridMismatchError, ScanError
 from covsev.labels import DISCLAIMER, OUTPUT_SUFFIXES, PADDING_HU
@@ -30,9 +30,6 @@ from covsev.scan import (
 
 SHAPE = (20, 22, 8)
 SPACING_MM = (0.8, 0.9, 3.0)
-ORIENTATIONS = [
-    "".join(code) for axes in itertools.permutations(("LR", "AP", "IS")) for code in itertools.product(*axes)
-]
 # NIfTI-1 header: byte offsets of (qform_code, sform_code, quatern_b, quatern_c, quatern_d) and of srow_x.
 CODES_AT, SROW_AT = 252, 280
 

@@ -16,7 +16,7 @@ from covsev.labels import LOBES as LABELS
 from covsev.labels import SEGMENTS
 from covsev.scan import make_scan
 from covsev.severity import REGION_NAMES, SCORES, RegionMeasures, measure
-from covsev.severity.regions import SEGMENT_NAMES, ZONE_NAMES, measure_regions
+from covsev.severity.regions import SEGMENT_NAMES, ZONE_NAMES, measure_main
 from covsev.severity.scores import band, compute_scores
 from covsev.severity.tallies import tally
 
@@ -264,7 +264,7 @@ def hand_made(voxels=VOXELS):
 
 
 def region_of(name, voxel_ml=1.0, voxels=VOXELS):
-    return measure_regions(*hand_made(voxels), voxel_ml=voxel_ml)[name]
+    return measure_main(tally(*hand_made(voxels)), voxel_ml)[name]
 
 
 @pytest.mark.parametrize(
@@ -313,12 +313,12 @@ def test_density_of_a_region(name, mean, sd, lesion_mean, lesion_sd):
 @pytest.mark.parametrize("hu", [np.int16(-850), np.float32(-850.1)])
 def test_the_spread_of_one_value_is_zero_not_nan(hu):
     lung = np.ones((40, 40, 40), np.uint8)
-    found = measure_regions(np.full(lung.shape, hu), lung, 0 * lung, 0 * lung, voxel_ml=0.001)["right_lung"]
+    found = measure_main(tally(np.full(lung.shape, hu), lung, 0 * lung, 0 * lung), 0.001)["right_lung"]
     assert found.sd_hu == pytest.approx(0, abs=1e-3)
 
 
 def test_regions_are_all_there_in_order():
-    found = tuple(measure_regions(*hand_made(), voxel_ml=1.0))
+    found = tuple(measure_main(tally(*hand_made()), 1.0))
     assert found == REGION_NAMES
     assert found == ("both_lungs", *LUNGS, *LOBES)
 
@@ -348,7 +348,7 @@ def test_labels_on_another_grid_are_refused(name, position):
     arrays = list(hand_made())
     arrays[position] = arrays[position][1:]
     with pytest.raises(GridMismatchError, match=rf"{name} has shape \(12, 1, 1\), but hu has \(13, 1, 1\)"):
-        measure_regions(*arrays, voxel_ml=1.0)
+        measure_main(tally(*arrays), 1.0)
 
 
 @pytest.mark.parametrize(("name", "position", "known"), [("lungs", 1, 2), ("lobes", 2, 5), ("lesions", 3, 2)])
@@ -356,7 +356,7 @@ def test_unknown_labels_are_refused(name, position, known):
     arrays = hand_made()
     arrays[position][0] = known + 1
     with pytest.raises(ValueError, match=f"{name} has label {known + 1}; known are 0 to {known}"):
-        measure_regions(*arrays, voxel_ml=1.0)
+        measure_main(tally(*arrays), 1.0)
 
 
 # ---- the report --------------------------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ def chest_of_noise(seed):
 
 
 def all_numbers(arrays, voxel_ml):
-    found = measure_regions(*arrays, voxel_ml=voxel_ml)
+    found = measure_main(tally(*arrays), voxel_ml)
     return found, compute_scores(found)
 
 

@@ -11,8 +11,9 @@ from covsev.errors import GridMismatchError
 from covsev.scan import make_scan
 from covsev.severity import SCORES, RegionMeasures, measure, withhold
 from covsev.severity.finding import find_infection
-from covsev.severity.regions import AERATION_HU, SEGMENT_NAMES, ZONE_NAMES, cut_share, measure_regions
+from covsev.severity.regions import AERATION_HU, SEGMENT_NAMES, ZONE_NAMES, cut_share, measure_main
 from covsev.severity.scores import NO_CT, compute_scores
+from covsev.severity.tallies import tally
 
 BY_ID = {score.id: score for score in SCORES}
 R, L = 1, 2
@@ -43,7 +44,7 @@ AERATION_EDGES = [  # HU, and the bands that hold it
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_every_edge_of_the_density_bands(hu, bands, dtype):
     lung = np.ones((2, 2, 2), np.uint8)
-    found = measure_regions(np.full(lung.shape, hu, dtype), lung, 0 * lung, 0 * lung, voxel_ml=1.0)["right_lung"]
+    found = measure_main(tally(np.full(lung.shape, hu, dtype), lung, 0 * lung, 0 * lung), 1.0)["right_lung"]
     for name in AERATION_HU:
         assert getattr(found, f"{name}_ml") == (8 if name in bands else 0)
     assert found.well_aerated_pct == (100 if "well_aerated" in bands else 0)
@@ -52,7 +53,7 @@ def test_every_edge_of_the_density_bands(hu, bands, dtype):
 @pytest.mark.parametrize(("hu", "high"), [(-200, False), (-199.999, True), (-199, True), (-1000, False), (400, True)])
 def test_high_opacity_is_above_minus_200(hu, high):
     lung = np.ones((2, 2, 2), np.uint8)
-    found = measure_regions(np.full(lung.shape, hu, np.float32), lung, 0 * lung, lung, voxel_ml=1.0)["right_lung"]
+    found = measure_main(tally(np.full(lung.shape, hu, np.float32), lung, 0 * lung, lung), 1.0)["right_lung"]
     assert found.high_opacity_pct == (100 if high else 0)
 
 
@@ -131,7 +132,7 @@ def test_lesion_kinds_that_are_not_known_are_null(phantom):
 def test_maps_of_different_shape_are_refused_without_a_ct():
     lung = np.ones((3, 3, 3), np.uint8)
     with pytest.raises(GridMismatchError, match=r"lobes has shape \(2, 3, 3\), but lungs has \(3, 3, 3\)"):
-        measure_regions(None, lung, lung[1:], lung, voxel_ml=1.0)
+        measure_main(tally(None, lung, lung[1:], lung), 1.0)
 
 
 def test_an_empty_lesion_mask_gives_zero_and_an_empty_lung_mask_null(healthy):

@@ -11,7 +11,6 @@ import torch
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, RandFlipd
-from monai.utils import set_determinism
 from PIL import Image
 from torch import nn
 
@@ -24,14 +23,10 @@ from covsev.training.pretraining.game_log import GameLog, mask_hardness
 from covsev.training.pretraining.game_schedule import GameSchedule
 from covsev.training.pretraining.inpainting import CoachGame, ReconstructionLoss, erase, play
 
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
+
 SIZE = 64
 SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
-
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
 
 
 class TinyBackbone(Backbone):

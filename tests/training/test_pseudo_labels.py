@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import SimpleInferer
-from monai.utils import set_determinism
 from PIL import Image
 from torch import nn
 from toy_slices import SIDE, run_configs, write_toy_dataset
@@ -27,13 +26,9 @@ from covsev.training.losses import SegmentationLoss, SingleOutputLoss
 from covsev.training.semi.pseudo_labels import Labelling, brighten, confidence, train_progressively
 from covsev.training.semi.pseudo_schedule import ProgressiveSchedule
 
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
+
 SIZE = (32, 32)
-
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
 
 
 class _Tiny(nn.Module):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from monai.utils import set_determinism
 from PIL import Image
 from toy_slices import parse_configs, run_configs, write_toy_dataset
 
@@ -21,11 +20,7 @@ from covsev.training.pretraining.rotation import (
     with_upright,
 )
 
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from covsev.training.data.transforms import (
     load_slices,
 )
 
+pytestmark = pytest.mark.usefixtures("global_seed_unset")
+
 
 @pytest.fixture
 def slice_files(tmp_path):
@@ -28,12 +30,6 @@ def slice_files(tmp_path):
     Image.fromarray(image).save(files["image"])
     Image.fromarray(mask).save(files["infection"])
     return {key: str(path) for key, path in files.items()}
-
-
-@pytest.fixture(autouse=True)
-def _global_seed_stays_unset():
-    yield
-    set_determinism(None)
 
 
 # ---- resizing --------------------------------------------------------------------------------------------------

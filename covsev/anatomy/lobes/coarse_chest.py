@@ -1,4 +1,7 @@
-"""The lungs on a grid of about 1.5 mm, on which fissures are sought: means of voxels hold less noise."""
+"""The lungs on a grid of about 1.5 mm, on which fissures are sought.
+
+A fissure is fainter than the noise of one voxel. The mean of a block of voxels holds less noise.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from covsev.anatomy.lobes.division import Box, bounding_box
+from covsev.anatomy.morphology import Mask, box_maximum
+from covsev.scan.boxes import Box, bounding_box
 
-_SIDE_MM = 1.6  # of the largest voxels that averaging makes
+# Blocks are as large as fits into this. Voxels of 0.75 or 0.8 mm, common in chest CT, just fit twice. A sheet of 1 mm
+# would fade in blocks much larger.
+_SIDE_MM = 1.6
+# The border of disease looks like a sheet. So nothing is sought in lesions, nor this near to them; at least one voxel
+# is left out along each axis.
 _LESION_MARGIN_MM = 3.0
-_MARGIN_VOXELS = 2  # kept around the lungs, so that the borders are seen
-_Mask = NDArray[np.bool_]
+# Blocks kept around the lungs, so that patches at the border see what lies beyond it.
+_MARGIN_VOXELS = 2
 _Labels = NDArray[np.uint8]
 
 
@@ -26,8 +34,8 @@ class CoarseGrid:
 
     Attributes:
         box: of the scan's voxels, canonical axes; a whole number of blocks.
-        block: (3,) voxels of a block along each axis.
-        spacing_mm: of the blocks.
+        block: (3,) number of voxels in a block along each axis.
+        spacing_mm: (3,) size of the blocks.
         origin_mm: (3,) centre of the first block, measured from the centre of the scan's voxel (0, 0, 0).
     """
 
@@ -37,51 +45,63 @@ class CoarseGrid:
     origin_mm: NDArray[np.float64]
 
     @classmethod
-    def around(cls, lungs_mask: _Mask, spacing_mm: tuple[float, ...]) -> CoarseGrid:
-        """Grid around the True voxels of ``lungs_mask`` (X, Y, Z)."""
-        block = tuple(max(1, int(_SIDE_MM // side)) for side in spacing_mm)
-        limits = []
-        for own, size, count in zip(bounding_box(lungs_mask), block, lungs_mask.shape, strict=True):
-            start = max(0, own.start - _MARGIN_VOXELS * size)
-            blocks = -(-(min(count, own.stop + _MARGIN_VOXELS * size) - start) // size)
-            start = max(0, min(start, count - blocks * size))
-            limits.append(slice(start, start + min(blocks, (count - start) // size) * size))
+    def around(cls, lungs_mask: Mask, spacing_mm: tuple[float, ...]) -> CoarseGrid:
+        """Grid around the True voxels of ``lungs_mask`` (X, Y, Z), in a scan of voxels ``spacing_mm``."""
+        block = tuple(max(1, int(_SIDE_MM // side)) for side in spacing_mm)  # thick voxels stay as they are
+        around = zip(bounding_box(lungs_mask), block, lungs_mask.shape, strict=True)
+        limits = [_whole_blocks(own, size, count) for own, size, count in around]
         first = [limit.start + (size - 1) / 2 for limit, size in zip(limits, block, strict=True)]
         coarse_mm = tuple(size * side for size, side in zip(block, spacing_mm, strict=True))
-        return cls((limits[0], limits[1], limits[2]), block, coarse_mm, np.array(first) * spacing_mm)
+        x, y, z = limits
+        return cls((x, y, z), block, coarse_mm, np.array(first) * spacing_mm)
 
     def middle(self, labels: _Labels) -> _Labels:
-        """The label in the middle of each block."""
+        """The label in the middle of each block; labels have no mean."""
         places = tuple(slice(size // 2, None, size) for size in self.block)
         return np.ascontiguousarray(labels[self.box][places])
 
     def mean(self, hu: NDArray[Any]) -> NDArray[np.float32]:
         """The mean of each block."""
+        # Strided views are added up one after another, so that the box is never copied at full size. Sums of a few
+        # whole HU are exact in float32.
         parts = list(self._parts(hu))
         total = parts[0].astype(np.float32, order="C")
         for part in parts[1:]:
             total += part
         return total / np.float32(len(parts))
 
-    def any(self, labels: _Labels) -> _Mask:
+    def any(self, labels: _Labels) -> Mask:
         """Whether anything of each block is not 0."""
         return reduce(np.logical_or, self._parts(labels)) != 0
 
     def _parts(self, volume: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """The first voxels of all blocks, the second voxels, and so on."""
         for start in product(*(range(size) for size in self.block)):
-            yield volume[self.box][tuple(slice(a, None, size) for a, size in zip(start, self.block, strict=True))]
+            steps = (slice(first, None, size) for first, size in zip(start, self.block, strict=True))
+            yield volume[self.box][tuple(steps)]
+
+
+def _whole_blocks(own: slice, size: int, count: int) -> slice:
+    """Whole blocks of ``size`` voxels that hold ``own`` and its margin, along an axis of ``count`` voxels."""
+    margin = _MARGIN_VOXELS * size
+    start = max(0, own.start - margin)
+    wanted = min(count, own.stop + margin) - start
+    blocks = -(-wanted // size)  # rounded up
+    # Where the last block would reach beyond the scan, all move back; where there is no room for that, it is left out.
+    start = max(0, min(start, count - blocks * size))
+    room = (count - start) // size
+    return slice(start, start + min(blocks, room) * size)
 
 
 @dataclass(frozen=True, eq=False)
 class CoarseChest:
-    """What the search for fissures works on.
+    """What the search for fissures works on, all on one coarse grid.
 
     Attributes:
         hu: (X, Y, Z) HU.
         sides: (X, Y, Z) lung ids.
-        searched: (X, Y, Z) the same without disease and its border.
-        spacing_mm: of the voxels; millimetres are measured from the centre of voxel (0, 0, 0).
+        searched: (X, Y, Z) lung ids, 0 in disease and near its border.
+        spacing_mm: (3,) size of the voxels. Millimetres are measured from the centre of voxel (0, 0, 0).
     """
 
     hu: NDArray[np.float32]
@@ -91,20 +111,18 @@ class CoarseChest:
 
     @classmethod
     def on(cls, grid: CoarseGrid, hu: NDArray[Any], sides: _Labels, lesions: _Labels | None) -> CoarseChest:
-        """The chest on ``grid``, given the scan's canonical volumes, but ``sides`` on ``grid`` already."""
+        """The chest on ``grid``.
+
+        Args:
+            grid: around the lungs.
+            hu: the scan's, in canonical axes.
+            sides: lung ids, on ``grid`` already.
+            lesions: the scan's, in canonical axes; where they are not 0, nothing is sought.
+        """
         searched = sides
         if lesions is not None and lesions.any():
-            searched = np.where(_grown(grid.any(lesions), grid.spacing_mm), np.uint8(0), sides)
+            # A block with any disease is diseased: a label from its middle alone could miss a thin border.
+            reach = [max(1, round(_LESION_MARGIN_MM / side_mm)) for side_mm in grid.spacing_mm]
+            diseased = box_maximum(grid.any(lesions), reach)
+            searched = np.where(diseased, np.uint8(0), sides)
         return cls(grid.mean(hu), sides, searched, grid.spacing_mm)
-
-
-def _grown(mask: _Mask, spacing_mm: tuple[float, ...]) -> _Mask:
-    """``mask`` with a margin along each axis."""
-    for axis, side_mm in enumerate(spacing_mm):
-        line = np.moveaxis(mask, axis, 0)
-        grown = line.copy()
-        for step in range(1, max(1, round(_LESION_MARGIN_MM / side_mm)) + 1):
-            grown[step:] |= line[:-step]
-            grown[:-step] |= line[step:]
-        mask = np.moveaxis(grown, 0, axis)
-    return mask

@@ -1,10 +1,11 @@
-"""Where people's fissures lie: the statistical model of the three fissures and the lung frames that it speaks of.
+"""Where people's fissures lie: a statistical model of the three fissures, and the lung frames that it is written in.
 
-Every fissure is a height surface z(x, y) of one lung, written in that lung's frame: its centre of mass lies at 0.5 and
-0 and 1 lie two standard deviations of the lung's own mass below and above it, along each axis (x to the left, y to
-the back, z to the head). A surface is a tensor product of cubic B-splines. ``build_fissure_model.py`` made the model
-of the fissures of 100 people: the mean, how the mean changes with the size and shape of the lungs, and the modes in
-which people still differ.
+Every fissure is a surface of height z over the places (x, y) of one lung, in that lung's frame. Along each axis, 0.5 is
+the lung's centre of mass. 0 and 1 lie two standard deviations of its mass below and above. x grows to the left, y to
+the back, z to the head. A surface is a tensor product of cubic B-splines.
+
+``build_fissure_model.py`` made the model from the fissures of 100 people. It holds the mean, how the mean changes with
+the size and shape of the lungs, and the modes in which people still differ.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ LEFT_OBLIQUE, RIGHT_OBLIQUE, RIGHT_HORIZONTAL = FISSURES = ("left_oblique", "rig
 FISSURES_OF = {LEFT_LUNG.id: (LEFT_OBLIQUE,), RIGHT_LUNG.id: (RIGHT_OBLIQUE, RIGHT_HORIZONTAL)}
 """The fissures of each lung."""
 SPLINES = 8
-"""Number of B-splines along x and along y in the model's surfaces."""
+"""Number of B-splines along x and along y in the model's surfaces; the shipped model has so many."""
 SPLINE_DOMAIN = (-0.15, 1.15)
 """Frame coordinates that the splines cover: a lung reaches a little beyond two standard deviations of its mass."""
 
+# Length of a frame's unit in standard deviations of the lung's mass. A bounding box would do for smooth lungs, but a
+# spur or a cut tip moves a box and hardly moves the spread of the mass. The shipped model is written in this unit.
 _FRAME_SDS = 4.0
+# Order of the lungs in the model's shape numbers; the shipped arrays have it.
 _FRAME_SIDES = (RIGHT_LUNG.id, LEFT_LUNG.id)
+# Just within the domain, so that the last place lies between two knots, however those are rounded.
+_LAST_PLACE = SPLINE_DOMAIN[1] - 1e-9
 _Vector = NDArray[np.float64]
 
 
@@ -50,12 +56,14 @@ class LungFrame:
         """Frame of the True voxels of ``mask`` (X, Y, Z), measured from the centre of voxel (0, 0, 0)."""
         centres, sizes = [], []
         for axis, side_mm in enumerate(spacing_mm):
+            # The mass of each plane is enough for the mean and the spread; no list of all voxels is made.
             others = tuple(other for other in range(3) if other != axis)
-            mass, place_mm = np.count_nonzero(mask, axis=others), np.arange(mask.shape[axis]) * side_mm
+            mass = np.count_nonzero(mask, axis=others)
+            place_mm = np.arange(mask.shape[axis]) * side_mm
             centre_mm = np.average(place_mm, weights=mass)
             sd_mm = np.sqrt(np.average((place_mm - centre_mm) ** 2, weights=mass))
             centres.append(centre_mm)
-            sizes.append(_FRAME_SDS * max(sd_mm, side_mm / 2))
+            sizes.append(_FRAME_SDS * max(sd_mm, side_mm / 2))  # a lung of one plane has no spread to divide by
         return cls(np.array(centres), np.array(sizes))
 
     def to_unit(self, points_mm: _Vector) -> _Vector:
@@ -91,10 +99,13 @@ class FissureModel:
 
     def expected(self, frames: Mapping[int, LungFrame]) -> _Vector:
         """Coefficients (F, S, S) that are expected of lungs with these frames, by lung id."""
-        return self.mean + np.tensordot(self.shape_of(frames) - self.shape_mean, self.by_shape, axes=1)
+        shape = self.shape_of(frames) - self.shape_mean
+        return self.mean + np.tensordot(shape, self.by_shape, axes=1)
 
     def shape_of(self, frames: Mapping[int, LungFrame]) -> _Vector:
-        """Log sizes (6,) of the right and left lung's frame relative to the reference; a missing lung is as its pair.
+        """Log sizes (6,) of the right and left lung's frame relative to the reference.
+
+        Where one lung is missing, its size is taken to be the other's.
 
         Raises:
             ValueError: if ``frames`` is empty.
@@ -108,7 +119,8 @@ class FissureModel:
 
 @cache
 def load_fissure_model() -> FissureModel:
-    """The model that covsev ships."""
+    """The model that covsev ships, read once a process."""
+    # Stored in float32 to be small, used in float64: the fits solve linear systems.
     path = resources.files("covsev.anatomy.lobes") / "fissure_model.npz"
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return FissureModel(**{name: arrays[name].astype(np.float64) for name in arrays.files})
@@ -119,12 +131,15 @@ def splines(places: _Vector, count: int = SPLINES, derivative: int = 0) -> _Vect
 
     Beyond the splines' domain the values at its end are returned.
     """
-    if len(places) == 0:
+    if len(places) == 0:  # SciPy refuses a design matrix of no rows
         return np.zeros((0, count))
+    # Cubic splines need three knots beyond each end of their domain.
     inner = np.linspace(*SPLINE_DOMAIN, count - 2)
     step = inner[1] - inner[0]
-    knots = np.concatenate([inner[0] - step * np.arange(3, 0, -1), inner, inner[-1] + step * np.arange(1, 4)])
-    inside = np.clip(places, SPLINE_DOMAIN[0], SPLINE_DOMAIN[1] - 1e-9)
+    before = inner[0] - step * np.arange(3, 0, -1)
+    after = inner[-1] + step * np.arange(1, 4)
+    knots = np.concatenate([before, inner, after])
+    inside = np.clip(places, SPLINE_DOMAIN[0], _LAST_PLACE)
     if derivative == 0:
         return np.asarray(BSpline.design_matrix(inside, knots, 3).toarray(), dtype=np.float64)
     return np.asarray(BSpline(knots, np.eye(count), 3)(inside, nu=derivative), dtype=np.float64)
@@ -132,5 +147,7 @@ def splines(places: _Vector, count: int = SPLINES, derivative: int = 0) -> _Vect
 
 def spline_centres(count: int = SPLINES) -> _Vector:
     """Frame coordinates (count,) where the splines peak."""
-    step = (SPLINE_DOMAIN[1] - SPLINE_DOMAIN[0]) / (count - 3)
-    return SPLINE_DOMAIN[0] + step * (np.arange(count, dtype=np.float64) - 1)
+    first, last = SPLINE_DOMAIN
+    step = (last - first) / (count - 3)
+    # The first and the last spline peak one step outside the domain.
+    return first + step * (np.arange(count, dtype=np.float64) - 1)

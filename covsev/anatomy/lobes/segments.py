@@ -1,17 +1,17 @@
 """The 20 lung regions of Yang et al. 2020 (10.1148/ryct.2020200047), as a geometric division of the five lobes.
 
-CT does not show the borders of segments, so this is an approximation, and results that use it should say so. Each lobe
-is cut across the patient's axes at shares of its own volume, so that lobes of any size and shape have all their
-segments, in the order in which anatomy puts them:
+CT does not show the borders of segments. So this is an approximation, and results that use it should say so. Each lobe
+is cut across the patient's axes at shares of its own volume. So lobes of any size and shape have all their segments, in
+the order in which anatomy puts them:
 
-- right upper lobe: the highest third is apical; of the rest the front half is anterior, the back half posterior.
+- right upper lobe: the highest third is apical. Of the rest the front half is anterior, the back half posterior.
 - right middle lobe: the outer half is lateral, the inner half medial.
-- left upper lobe: the lowest two fifths are the lingula, its higher half superior and its lower half inferior; of the
-  rest the highest third is apical, and of what then remains the front half anterior, the back half posterior.
-- lower lobes: the highest quarter is the superior segment; of the rest the inner quarter is medial basal, and what
-  then remains is, from the front to the back in thirds, anterior, lateral and posterior basal.
+- left upper lobe: the lowest two fifths are the lingula, with a superior (upper) and an inferior (lower) half. Of the
+  rest the highest third is apical. What remains is halved into anterior (front) and posterior (back).
+- lower lobes: the highest quarter is the superior segment. Of the rest the inner quarter is medial basal. What remains
+  is, in thirds from front to back, anterior, lateral and posterior basal.
 
-Only numpy is needed, so the division runs where neither SimpleITK nor torch is installed.
+The division runs where neither SimpleITK nor torch is installed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from covsev.anatomy.morphology import box_maximum
 from covsev.labels import LEFT_LOBES, LOBES, SEGMENTS, Label
+from covsev.scan.boxes import bounding_box
 
+# Step of the sample that segments_of divides. Segments are centimetres wide and their borders approximate, so a finer
+# one would only cost time.
 _SAMPLE_MM = 2.0
 _Places = NDArray[np.float64]
 _Ids = NDArray[np.uint8]
@@ -35,6 +39,12 @@ def segment_regions(lobes: NDArray[np.uint8], affine: NDArray[np.float64]) -> ND
 
     Raises:
         ValueError: if ``lobes`` is not a volume or ``affine`` is not (4, 4).
+
+    The right middle lobe falls into a lateral half (4) and a medial half (5). Here x grows to the patient's left:
+
+    >>> middle = np.full((6, 6, 6), 4, dtype=np.uint8)
+    >>> segment_regions(middle, np.diag([-1.0, -1.0, 1.0, 1.0]))[:, 0, 0].tolist()
+    [4, 4, 4, 5, 5, 5]
     """
     if lobes.ndim != 3 or np.shape(affine) != (4, 4):
         raise ValueError(f"lobes must be a volume and affine (4, 4); got shapes {lobes.shape} and {np.shape(affine)}")
@@ -42,16 +52,20 @@ def segment_regions(lobes: NDArray[np.uint8], affine: NDArray[np.float64]) -> ND
     for lobe in LOBES:
         voxels = np.nonzero(lobes == lobe.id)
         if len(voxels[0]):
-            regions[voxels] = _segments_of(lobe, np.asarray(affine)[:3, :3] @ np.stack(voxels))
+            # The affine's shift is left out: only the order of the places counts.
+            world_mm = np.asarray(affine)[:3, :3] @ np.stack(voxels)
+            regions[voxels] = _segments_of(lobe, world_mm)
     return regions
 
 
 def _segments_of(lobe: Label, world_mm: _Places) -> _Ids:
     """Segment ids (N,) of one lobe's voxels at ``world_mm`` (3, N), RAS+ up to a shift."""
     right, front, up = world_mm
-    out = -right if lobe in LEFT_LOBES else right
+    out = -right if lobe in LEFT_LOBES else right  # away from the middle of the chest
+    # By name without the side, so that one rule serves both lungs.
     own = {segment.name.split("_", 1)[1]: segment.id for segment in SEGMENTS if segment.lobe == lobe}
     ids = np.zeros(len(up), dtype=np.uint8)
+    # Each share is of what the cuts before it left, so the order is part of the rule in the module's text.
     if lobe.name.endswith("lower"):
         rest = _take(ids, own["lower_superior"], up, 1 / 4)
         rest = _take(ids, own["medial_basal"], -out, 1 / 4, rest)
@@ -62,7 +76,7 @@ def _segments_of(lobe: Label, world_mm: _Places) -> _Ids:
         ids[_take(ids, own["lateral"], out, 1 / 2)] = own["medial"]
     else:
         rest = np.arange(len(ids))
-        if "inferior_lingular" in own:
+        if "inferior_lingular" in own:  # a fifth of the lobe, then a quarter of the other four: a fifth, too
             rest = _take(ids, own["inferior_lingular"], -up, 1 / 5, rest)
             rest = _take(ids, own["superior_lingular"], -up, 1 / 4, rest)
         rest = _take(ids, own["apical"], up, 1 / 3, rest)
@@ -75,7 +89,10 @@ def _take(
 ) -> NDArray[np.intp]:
     """Give ``label`` to the ``share`` of the voxels ``among`` with the largest places; return the others' indices."""
     among = np.arange(len(ids)) if among is None else among
-    taken = places[among] > np.quantile(places[among], 1 - share) if len(among) else np.zeros(0, dtype=bool)
+    if len(among) == 0:  # a lobe of a few voxels can be used up; nothing has no quantile
+        return among
+    own = places[among]
+    taken = own > np.quantile(own, 1 - share)
     ids[among[taken]] = label
     return among[~taken]
 
@@ -86,7 +103,7 @@ def _take(
 def segments_of(lobes: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
     """:func:`segment_regions` on a sample of about 2 mm, brought back to the grid of ``lobes``.
 
-    The segments are approximate; at full resolution their division takes longer than all else.
+    The segments are approximate anyway, and at full resolution their division takes longer than all else.
     """
     axes = np.argsort(lobes.strides)[::-1]  # neighbours in memory last: several times as fast
     found = _sampled_segments(lobes.transpose(axes), affine[:, [*axes, 3]])
@@ -94,39 +111,29 @@ def segments_of(lobes: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArra
 
 
 def _sampled_segments(lobes: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
-    steps = [max(1, int(_SAMPLE_MM / side)) for side in np.linalg.norm(affine[:3, :3], axis=0)]
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    steps = [max(1, int(_SAMPLE_MM / side_mm)) for side_mm in spacing_mm]
     if max(steps) == 1:
         return segment_regions(lobes, affine)
-    sample = np.ascontiguousarray(lobes[tuple(slice(None, None, step) for step in steps)])
+    every = tuple(slice(None, None, step) for step in steps)
+    sample = np.ascontiguousarray(lobes[every])
     found = segment_regions(sample, affine @ np.diag([*steps, 1.0]))
+    # Lobe by lobe, in its box: a voxel takes the segment of its block, but never that of another lobe.
     segments = np.zeros_like(lobes)
     for lobe in LOBES:
         mask = sample == lobe.id
         if not mask.any():
             continue
-        box = _box_with_margin(mask)
+        # A voxel more around the lobe, for its rim between the samples, which no sample of the lobe covers.
+        box = bounding_box(mask, margin=1)
         own = np.where(mask[box], found[box], 0)
-        own = np.where(own > 0, own, _grown(own))  # the lobe's rim between the samples
-        target = tuple(slice(side.start * step, side.stop * step) for side, step in zip(box, steps, strict=True))
+        own = np.where(own > 0, own, box_maximum(own, (1, 1, 1)))
+        sides = zip(box, steps, strict=True)
+        target = tuple(slice(side.start * step, side.stop * step) for side, step in sides)
         for axis in (2, 1, 0):  # the smallest array is repeated along the last axis
             own = own.repeat(steps[axis], axis)
+        # The last blocks may reach beyond the grid, so what is repeated is cut to it.
         inside = lobes[target] == lobe.id
-        np.copyto(segments[target], own[tuple(slice(side) for side in inside.shape)], where=inside)
+        cut = tuple(slice(count) for count in inside.shape)
+        np.copyto(segments[target], own[cut], where=inside)
     return segments
-
-
-def _box_with_margin(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Bounding box of a mask that is not empty, and a voxel around it where the grid goes on."""
-    occupied = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-    return tuple(slice(max(0, int(along[0]) - 1), int(along[-1]) + 2) for along in occupied)
-
-
-def _grown(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Largest id among a voxel and its 26 neighbours; SciPy's is the same and takes 0.3 s to import."""
-    for axis in range(3):
-        along = np.moveaxis(ids, axis, 0)
-        grown = along.copy()
-        np.maximum(grown[1:], along[:-1], out=grown[1:])
-        np.maximum(grown[:-1], along[1:], out=grown[:-1])
-        ids = np.moveaxis(grown, 0, axis)
-    return ids

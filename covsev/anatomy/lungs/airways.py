@@ -17,6 +17,7 @@ from covsev.anatomy.morphology import Mask, counts_along_x, dilated, median_of_c
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan
+from covsev.scan.boxes import bounding_box
 
 _PURE_HU = -820  # of gas in the bowel with its mixed border voxels at 2 mm; cut-off tips of lung are denser
 _BODY_HU = -300
@@ -100,9 +101,8 @@ def _with_wall(tree: sitk.Image) -> sitk.Image:
     """``tree`` grown by a voxel and closed, so that the walls belong to it."""
     inside = as_array(tree) > 0
     closed = np.zeros(inside.shape, dtype=np.uint8)
-    found = ndimage.find_objects(inside.view(np.uint8))
-    if found:
-        box = tuple(slice(max(0, part.start - 4), part.stop + 4) for part in found[0])
+    if inside.any():
+        box = bounding_box(inside, margin=4)
         wall = sitk.GetImageFromArray(dilated(inside[box]).astype(np.uint8).transpose())
         closed[box] = as_array(sitk.BinaryMorphologicalClosing(wall, (2, 2, 1)))
     return as_image(closed, tree)

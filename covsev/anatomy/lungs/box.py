@@ -6,20 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covsev.errors import LungsNotFoundError
+from covsev.scan.boxes import Box, bounding_box, margin_voxels
 
 
-def lung_box(labels: NDArray[np.uint8], margin_mm: float, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
+def lung_box(labels: NDArray[np.uint8], margin_mm: float, spacing_mm: tuple[float, ...]) -> Box:
     """Bounding box of all lung voxels with a margin, clipped to the volume, one slice an axis.
 
     Raises:
         LungsNotFoundError: if there is no lung voxel.
     """
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(labels.any(axis=others))
-        if occupied.size == 0:
-            raise LungsNotFoundError("the label map holds no lung")
-        margin = int(np.ceil(margin_mm / spacing_mm[axis]))
-        box.append(slice(max(0, int(occupied[0]) - margin), min(labels.shape[axis], int(occupied[-1]) + 1 + margin)))
-    return tuple(box)
+    if not labels.any():
+        raise LungsNotFoundError("the label map holds no lung")
+    return bounding_box(labels, margin_voxels(margin_mm, spacing_mm))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from covsev.errors import CovsevError
 from covsev.labels import LESIONS, LOBES, LUNG_WINDOW_HU, Label
 from covsev.scan import Scan
+from covsev.scan.boxes import box_or_whole, margin_voxels
 
 _MAX_VOXELS = 4_500_000  # below 6 MB of CT in the page
 _MARGIN_MM = 15.0
@@ -45,7 +46,7 @@ def viewer_parts(
         CovsevError: if ipyniivue is not installed.
     """
     library = _packed(_script().read_bytes())
-    box = _lung_box(scan, lungs)
+    box = box_or_whole(lungs, margin_voxels(_MARGIN_MM, scan.spacing_mm, rounding=round))
     factors = _factors(scan, box)
     affine = _affine(scan, box, factors)
     hu = np.clip((_block_means(scan.hu[box], factors) - _HU_START) / _HU_STEP, 0, 255).round().astype(np.uint8)
@@ -83,16 +84,6 @@ def _script() -> Path:
 
 def _packed(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii")
-
-
-def _lung_box(scan: Scan, lungs: NDArray[np.uint8]) -> tuple[slice, slice, slice]:
-    sides = []
-    for axis in range(3):
-        levels = np.flatnonzero((lungs > 0).any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(levels[0]), int(levels[-1])) if levels.size else (0, lungs.shape[axis] - 1)
-        margin = round(_MARGIN_MM / scan.spacing_mm[axis])
-        sides.append(slice(max(0, first - margin), min(lungs.shape[axis], last + margin + 1)))
-    return sides[0], sides[1], sides[2]
 
 
 def _factors(scan: Scan, box: Sequence[slice]) -> tuple[int, int, int]:

@@ -13,14 +13,20 @@ from contourpy import LineType, contour_generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from covsev.labels import LESIONS, LOBES, LUNG_WINDOW_HU, LUNGS, Label
+from covsev.labels import LESIONS, LOBES, LUNGS, Label
+from covsev.report.views import lung_grey, move_to_worst
 from covsev.scan import Scan, canonical_spacing_mm, to_canonical
+from covsev.scan.boxes import Box, bounding_box, box_or_whole, margin_voxels
 
 AXIAL, CORONAL = "axial", "coronal"
 _SLICES = {AXIAL: 40, CORONAL: 24}
+"""Most pictures of a plane. With :data:`_LONG_SIDE_PX` and :data:`_QUALITY` they make the size of the page."""
 _LONG_SIDE_PX = 420
+"""Most pixels along the longer side of a picture."""
 _MARGIN_MM = 18.0
+"""Tissue that is shown around the lungs."""
 _QUALITY = 62
+"""WebP's quality, 0 to 100. The outlines are no part of the picture, so they stay sharp."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class SlicePicture:
-    """One slice, ready for a page: the patient's right at the left; the front, or the head, at the top.
+    """One slice, ready for a page. The patient's right is at the left; the front, or the head, is at the top.
 
     Attributes:
         id: unique on the page.
@@ -65,21 +71,28 @@ class SlicePicture:
 
 @dataclass(frozen=True, eq=False)
 class _Volume:
-    """Canonical arrays, cut to a box around the lungs; ``box`` says where it lies in the scan."""
+    """Canonical arrays, cut to a box around the lungs.
+
+    Attributes:
+        hu, lungs, lobes, lesions: the cut arrays.
+        spacing_mm: along their axes.
+        box: where they lie in the whole scan.
+        full: shape of the whole scan, for "slice 12 of 300".
+    """
 
     hu: NDArray[Any]
     lungs: NDArray[np.uint8]
     lobes: NDArray[np.uint8]
     lesions: NDArray[np.uint8]
     spacing_mm: tuple[float, float, float]
-    box: tuple[slice, slice, slice]
+    box: Box
     full: tuple[int, ...]
 
 
 def picture_slices(
     scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8]
 ) -> dict[str, list[SlicePicture]]:
-    """Pictures of evenly spread slices through the lungs by plane; the slice with most lesion is among them.
+    """Pictures of each plane: evenly spread slices through the lungs, the one with most lesion among them.
 
     Args:
         scan: the scan.
@@ -94,16 +107,10 @@ def _cut_to_lungs(
 ) -> _Volume:
     hu, *maps = (to_canonical(array, scan.affine) for array in (scan.hu, lungs, lobes, lesions))
     spacing_mm = canonical_spacing_mm(scan)
-    box = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != axis)
-        levels = np.flatnonzero((maps[0] > 0).any(axis=others))
-        first, last = (levels[0], levels[-1]) if levels.size else (0, hu.shape[axis] - 1)
-        margin = round(_MARGIN_MM / spacing_mm[axis])
-        box.append(slice(max(0, int(first) - margin), int(last) + margin + 1))
-    x, y, z = box
-    cut = [array[x, y, z] for array in (hu, *maps)]
-    return _Volume(cut[0], cut[1], cut[2], cut[3], spacing_mm, (x, y, z), hu.shape)
+    # A scan without lungs is shown whole: its page must say what is wrong with it, too.
+    box = box_or_whole(maps[0], margin_voxels(_MARGIN_MM, spacing_mm, rounding=round))
+    cut = [array[box] for array in (hu, *maps)]
+    return _Volume(cut[0], cut[1], cut[2], cut[3], spacing_mm, box, hu.shape)
 
 
 def _plane(volume: _Volume, plane: str) -> list[SlicePicture]:
@@ -113,13 +120,12 @@ def _plane(volume: _Volume, plane: str) -> list[SlicePicture]:
 
 
 def _levels(lungs: NDArray[np.uint8], lesions: NDArray[np.uint8], axis: int, count: int) -> list[int]:
-    others = tuple(a for a in range(3) if a != axis)
-    occupied = np.flatnonzero((lungs > 0).any(axis=others))
-    first, last = (occupied[0], occupied[-1]) if occupied.size else (0, lungs.shape[axis] - 1)
-    levels = np.unique(np.linspace(first, last, min(count, int(last - first) + 1)).round().astype(int))
-    burden = np.count_nonzero(lesions, axis=others)
-    if burden.any():
-        levels[np.abs(levels - burden.argmax()).argmin()] = burden.argmax()
+    with_lung = box_or_whole(lungs)[axis]
+    # Lungs of fewer slices than wanted show each slice once.
+    number = min(count, with_lung.stop - with_lung.start)
+    spread = np.linspace(with_lung.start, with_lung.stop - 1, number)
+    levels = np.unique(spread.round().astype(int))
+    move_to_worst(levels, lesions, axis)
     return [int(level) for level in levels]
 
 
@@ -129,9 +135,9 @@ def _picture(volume: _Volume, plane: str, axis: int, level: int) -> SlicePicture
     if plane == CORONAL:  # the head at the top
         arrays = [array[:, ::-1] for array in arrays]
     spacing_mm = [side for a, side in enumerate(volume.spacing_mm) if a != axis]
-    width, height = _size_px(arrays[0].shape, spacing_mm)
     hu, lungs, lobes, lesions = arrays
-    lung_voxels = np.count_nonzero(lungs)
+    width, height = _size_px(hu.shape, spacing_mm)
+    # As the overlay counts: from 1, in the whole scan and not in the box.
     number = volume.box[axis].start + level + 1
     return SlicePicture(
         id=f"{plane}-{number}",
@@ -145,52 +151,73 @@ def _picture(volume: _Volume, plane: str, axis: int, level: int) -> SlicePicture
             for kind, known, found in (("lung", LUNGS, lungs), ("lobe", LOBES, lobes), ("lesion", LESIONS, lesions))
             for outline in _outlines(kind, known, _resized(found, width, height))
         ),
-        lesion_cm2=float(np.count_nonzero(lesions)) * spacing_mm[0] * spacing_mm[1] / 100,
-        lesion_pct=100 * np.count_nonzero(lesions[lungs > 0]) / lung_voxels if lung_voxels else None,
+        lesion_cm2=_area_cm2(lesions, spacing_mm),
+        lesion_pct=_lesion_pct(lungs, lesions),
     )
 
 
+def _area_cm2(mask: NDArray[np.uint8], spacing_mm: Sequence[float]) -> float:
+    column_mm, row_mm = spacing_mm
+    return float(np.count_nonzero(mask)) * column_mm * row_mm / 100  # 100 mm2 in a cm2
+
+
+def _lesion_pct(lungs: NDArray[np.uint8], lesions: NDArray[np.uint8]) -> float | None:
+    """Lesion in percent of the slice's lung, counted in the lung alone, so that it never passes 100."""
+    inside = lungs > 0
+    lung_voxels = np.count_nonzero(inside)
+    if not lung_voxels:
+        return None
+    return 100 * np.count_nonzero(lesions[inside]) / lung_voxels
+
+
 def _size_px(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, int]:
-    """Size of square pixels, the long side at most :data:`_LONG_SIDE_PX`."""
-    width_mm, height_mm = (n * side for n, side in zip(shape, spacing_mm, strict=True))
-    scale = min(_LONG_SIDE_PX / max(width_mm, height_mm), 2 / min(spacing_mm))
-    return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
+    """Width and height of a picture with square pixels, the longer side at most :data:`_LONG_SIDE_PX`."""
+    sizes_mm = [voxels * side_mm for voxels, side_mm in zip(shape, spacing_mm, strict=True)]
+    # A coarse scan is enlarged to two pixels a voxel at most: more would add bytes but no detail.
+    scale = min(_LONG_SIDE_PX / max(sizes_mm), 2 / min(spacing_mm))
+    width, height = (max(1, round(size_mm * scale)) for size_mm in sizes_mm)
+    return width, height
 
 
 def _webp(hu: NDArray[Any], width: int, height: int) -> str:
-    low, high = LUNG_WINDOW_HU
-    grey = np.clip((hu.astype(np.float32) - low) / (high - low), 0, 1) * 255
-    image = Image.fromarray(grey.round().astype(np.uint8).T).resize((width, height), Image.Resampling.BILINEAR)
+    grey = lung_grey(hu).round().astype(np.uint8)
+    image = Image.fromarray(grey.T).resize((width, height), Image.Resampling.BILINEAR)  # rows first
     stream = io.BytesIO()
     image.save(stream, format="WEBP", quality=_QUALITY, method=2)
+    # Inside the page, so that it stays whole when it is sent on.
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _resized(labels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """(height, width) labels, nearest neighbour."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(labels.T)).resize((width, height), Image.Resampling.NEAREST))
+    """(height, width) labels, nearest neighbour: a mean of two labels would be a third one."""
+    image = Image.fromarray(np.ascontiguousarray(labels.T))
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
 
 
 def _outlines(kind: str, known: Sequence[Label], found: NDArray[np.uint8]) -> list[Outline]:
     present = np.flatnonzero(np.bincount(found.ravel()))
-    return [
-        Outline(kind, label.name, path) for label in known if label.id in present and (path := _path(found == label.id))
-    ]
+    paths = [(label.name, _path(found == label.id)) for label in known if label.id in present]
+    return [Outline(kind, name, path) for name, path in paths if path]
 
 
 def _path(mask: NDArray[np.bool_]) -> str:
     """Closed curves around ``mask`` (rows, columns), as SVG path data in tenths of pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8)
-    offset = np.array([left - 0.5, top - 0.5])  # of the padding, and from pixel centres to edges
+    box = bounding_box(mask)
+    # With a border of zeros, curves close also where the mask reaches the edge of the picture.
+    part = np.pad(mask[box], 1).astype(np.uint8)
+    rows, columns = box
+    offset = np.array([columns.start - 0.5, rows.start - 0.5])  # of the padding, and from pixel centres to edges
     curves = contour_generator(z=part, line_type=LineType.Separate).lines(0.5)
+    # contourpy repeats the first point at the end; SVG's "z" closes a curve by itself.
     return "".join(_closed(curve[:-1] + offset) for curve in curves if isinstance(curve, np.ndarray))
 
 
 def _closed(curve: NDArray[np.float64]) -> str:
-    """One curve (points, column and row): the stairs of the pixels smoothed, every other point kept."""
-    smooth = (np.roll(curve, 1, axis=0) + curve + np.roll(curve, -1, axis=0)) / 3
+    """One curve (points, column and row), as path data: the stairs of the pixels smoothed, every other point kept."""
+    before, after = np.roll(curve, 1, axis=0), np.roll(curve, -1, axis=0)
+    smooth = (before + curve + after) / 3
+    # Whole tenths, and steps from point to point: both are shorter in the page than decimals and places.
     tenths = np.round(10 * smooth[::2]).astype(int)
-    steps = np.diff(tenths, axis=0)
-    return f"M{tenths[0, 0]} {tenths[0, 1]}l{' '.join(map(str, steps.ravel().tolist()))}z"
+    column, row = tenths[0]
+    steps = " ".join(map(str, np.diff(tenths, axis=0).ravel().tolist()))
+    return f"M{column} {row}l{steps}z"

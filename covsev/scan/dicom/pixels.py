@@ -20,6 +20,7 @@ from covsev.scan.claims import require_backed
 from covsev.scan.dicom.frames import Frame, Header, has
 from covsev.scan.volume import require_volume
 
+# What a decoder must know about pixels. A frame's own file gets this and nothing that names a patient.
 _OF_A_FRAME = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -46,13 +47,16 @@ def require_pixels(slices: Mapping[Frame, Header], folder: Path) -> None:
             raise ScanError(f"{folder}: {path.name} has {bits} bits a pixel, not 8, 16 or 32")
         rows, columns = int(header.Rows), int(header.Columns)
         require_volume((columns, rows, len(slices)), np.dtype(f"i{bits // 8}"), folder)
-        claimed_bytes = rows * columns * bits // 8 * int(header.get("NumberOfFrames") or 1)
-        require_backed(path, claimed_bytes, path.stat().st_size, compressed=_is_small(header))
+        # A file holds all its frames, whether or not all are slices of this series.
+        frames = int(header.get("NumberOfFrames") or 1)
+        frame_bytes = rows * columns * bits // 8
+        require_backed(path, frame_bytes * frames, path.stat().st_size, compressed=_is_small(header))
 
 
 def read_pixels(ordered: Sequence[Frame], slices: Mapping[Frame, Header]) -> NDArray[Any]:
-    """(X, Y, Z) HU of the slices in the order given; any exception if pixels are broken."""
+    """(X, Y, Z) HU of the slices in the order given. Broken pixels raise any exception: decoders do."""
     planes: dict[Frame, NDArray[Any]] = {}
+    # Each file is read once, however many of its frames are slices.
     for path in dict.fromkeys(path for path, _ in ordered):
         frames = {frame: slices[frame] for frame in ordered if frame[0] == path}
         planes |= _planes(path, frames)
@@ -74,11 +78,12 @@ def _planes(path: Path, frames: Mapping[Frame, Header]) -> dict[Frame, NDArray[A
     several = any("NumberOfFrames" in header for header in frames.values())
     if syntax_of(next(iter(frames.values()))).is_encapsulated:
         if not several:
-            # GDCM can take gigabytes for a damaged file.
-            return {frame: sitk.GetArrayFromImage(sitk.ReadImage(str(path)))[0].T for frame in frames}
+            # GDCM rescales by itself. It can take gigabytes for a damaged file, so it gets no plain one.
+            return {frame: _read_by_gdcm(path) for frame in frames}
         stored = _decoded(path, {number for _, number in frames})
         return {frame: _rescaled(stored[frame[1]], header) for frame, header in frames.items()}
-    dataset = pydicom.dcmread(BytesIO(path.read_bytes()))  # a false length takes no memory here, from a file it does
+    # Read as bytes first: then a false length within them takes no memory, which it does in an open file.
+    dataset = pydicom.dcmread(BytesIO(path.read_bytes()))
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     return {
         frame: _rescaled(_value_bits(pixels[frame[1]].T, dataset), header if several else dataset)
@@ -88,6 +93,7 @@ def _planes(path: Path, frames: Mapping[Frame, Header]) -> dict[Frame, NDArray[A
 
 def _value_bits(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
     """Without the bits above the value, which may hold something else."""
+    # To the left these bits fall out. Back to the right, a signed value's sign fills their places.
     above = dataset.BitsAllocated - 1 - dataset.HighBit
     return (stored << above) >> (dataset.BitsAllocated - dataset.BitsStored)
 
@@ -95,13 +101,15 @@ def _value_bits(stored: NDArray[Any], dataset: pydicom.Dataset) -> NDArray[Any]:
 def _rescaled(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    # Half the memory where nothing is lost; slopes and intercepts mostly are whole numbers.
     whole = hu.astype(np.int16)
     return whole if np.array_equal(whole, hu) else hu
 
 
 def _decoded(path: Path, numbers: set[int]) -> dict[int, NDArray[Any]]:
-    """(X, Y) stored values of compressed frames: GDCM gets each as a file of its own, so that it rescales nothing."""
+    """(X, Y) stored values of compressed frames."""
     dataset = pydicom.dcmread(path)
+    # GDCM would rescale all frames alike: it gets each as a file of its own that says nothing of a scale.
     encoded = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))
     with TemporaryDirectory() as folder:
         single = Path(folder) / "frame.dcm"
@@ -109,8 +117,14 @@ def _decoded(path: Path, numbers: set[int]) -> dict[int, NDArray[Any]]:
         for number, content in enumerate(encoded):
             if number in numbers:
                 _single_frame(dataset, content).save_as(single, enforce_file_format=True)
-                found[number] = sitk.GetArrayFromImage(sitk.ReadImage(str(single)))[0].T
+                found[number] = _read_by_gdcm(single)
     return found
+
+
+def _read_by_gdcm(path: Path) -> NDArray[Any]:
+    """(X, Y) values of a file with one slice, which SimpleITK hands out as (1, Y, X)."""
+    image = sitk.ReadImage(str(path))
+    return sitk.GetArrayFromImage(image)[0].T
 
 
 def _single_frame(dataset: pydicom.FileDataset, content: bytes) -> pydicom.Dataset:
@@ -122,6 +136,6 @@ def _single_frame(dataset: pydicom.FileDataset, content: bytes) -> pydicom.Datas
     for tag in _OF_A_FRAME:
         single[tag] = dataset[tag]
     single.PixelData = encapsulate([content])
-    single["PixelData"].VR = "OB"
+    single["PixelData"].VR = "OB"  # as the standard wants of encapsulated pixels (PS3.5, A.4)
     single.RescaleSlope, single.RescaleIntercept = 1, 0
     return single

@@ -17,7 +17,7 @@ from covsev.errors import ScanError
 from covsev.scan.dicom.frames import DESCRIPTION, Frame, Header, frame_headers, has, is_enhanced, text
 from covsev.scan.dicom.pixels import read_pixels, require_pixels, syntax_of
 from covsev.scan.dicom.stack import affine_of, in_order
-from covsev.scan.suffixes import may_be_dicom, suffix_of
+from covsev.scan.suffixes import is_dicom
 
 UNREADABLE = ""
 """Stands for the series of DICOM files whose series cannot be told."""
@@ -31,7 +31,9 @@ IDENTIFIERS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
 )
+"""What names a patient or a study. It is read only where a user asks to keep it."""
 
+# All that finding and ordering need. The other values of a header are skipped.
 _TAGS = (
     *DESCRIPTION,
     "SOPClassUID",
@@ -47,7 +49,8 @@ _TAGS = (
     "BitsAllocated",
     "PixelSpacing",
 )
-_DIRECTORY_UID = "1.2.840.10008.1.3.10"  # a DICOMDIR
+_DIRECTORY_UID = "1.2.840.10008.1.3.10"
+"""Of a DICOMDIR, the table of contents of a disc: it belongs to no series, and is not damaged."""
 _NO_SCAN_UIDS = (  # with rows and columns, but made from scans
     "1.2.840.10008.5.1.4.1.1.7",  # secondary captures, such as pictures of dose reports
     "1.2.840.10008.5.1.4.1.1.66",  # segmentations
@@ -95,6 +98,7 @@ def _header(path: Path) -> Header | None:
     """The few tags of a file that matter; ``None`` for what is damaged or no DICOM."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        # A file without a series counts as damaged, so that it is reported and not passed over.
         is_directory = header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY_UID
         return header if is_directory or text(header, "SeriesInstanceUID") else None
     except Exception:  # pydicom raises anything on broken files
@@ -102,6 +106,7 @@ def _header(path: Path) -> Header | None:
 
 
 def _is_image(header: Header) -> bool:
+    # A localizer is CT by its modality, but an overview from which slices are planned, no stack.
     localizer = "LOCALIZER" in text(header, "ImageType").upper()
     made_of_scans = text(header, "SOPClassUID").startswith(_NO_SCAN_UIDS)
     return has(header, "Rows", "Columns") and not localizer and not made_of_scans
@@ -128,6 +133,7 @@ def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]
     slices, ordered = _stack(folder, uid)
     require_pixels(slices, folder)
     affine = affine_of([slices[frame] for frame in ordered])
+    # All that headers can tell is checked by now; what fails from here on is the pixels' fault.
     try:
         return read_pixels(ordered, slices), affine
     except (MemoryError, KeyboardInterrupt):
@@ -143,7 +149,7 @@ def read_series(path: Path, uid: str) -> tuple[NDArray[Any], NDArray[np.float64]
 
 
 def slice_headers(path: Path, uid: str) -> list[Header]:
-    """Headers of the CT slices of series ``uid``, in no order that means anything.
+    """Headers of the CT slices of series ``uid``, in the order of the files' names, not of their positions.
 
     Raises:
         ScanError: if there are none.
@@ -174,7 +180,7 @@ def read_identifiers(path: Path, uid: str) -> dict[str, str]:
     """The patient's name and what else identifies series ``uid``, for users who ask to keep it.
 
     Returns:
-        those of :data:`IDENTIFIERS` that the first slice holds.
+        value by tag, of those :data:`IDENTIFIERS` that the first slice holds.
     """
     folder = path if path.is_dir() else path.parent
     first = next(iter(_slices(folder, uid)), None)
@@ -189,7 +195,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _unreadable(folder: Path) -> ScanError:
-    damaged = [p for p in _files(folder) if not suffix_of(p) and may_be_dicom(p) and _header(p) is None]
+    dicom_paths = [path for path in _files(folder) if is_dicom(path)]
+    damaged = [path for path in dicom_paths if _header(path) is None]
     first = damaged[0].name if damaged else "none"
     return ScanError(f"{folder}: {len(damaged)} DICOM files cannot be read, the first is {first}; copy them again")
 
@@ -197,19 +204,26 @@ def _unreadable(folder: Path) -> ScanError:
 def _slices(folder: Path, uid: str) -> dict[Frame, Header]:
     """The CT slices of series ``uid``, in order of the files' names."""
     headers = {p: h for p in _files(folder) if (h := _header(p)) is not None}
-    series = {p: h for p, h in headers.items() if text(h, "SeriesInstanceUID") == uid and _is_image(h)}
+    of_series = {p: h for p, h in headers.items() if text(h, "SeriesInstanceUID") == uid}
+    images = {p: h for p, h in of_series.items() if _is_image(h)}
     slices = {
         (path, number): header
-        for path, whole in series.items()
-        for number, header in enumerate(frame_headers(path) if is_enhanced(whole) else [whole])
+        for path, whole in images.items()
+        for number, header in enumerate(_headers_in(path, whole))
         if _is_ct_slice(header)
     }
-    if series and not slices:
-        _refuse(next(iter(series.values())), folder, uid)
+    if images and not slices:
+        _refuse(next(iter(images.values())), folder, uid)
     return slices
 
 
+def _headers_in(path: Path, whole: Header) -> list[Header]:
+    """One header for each slice that a file holds."""
+    return frame_headers(path) if is_enhanced(whole) else [whole]
+
+
 def _refuse(header: Header, folder: Path, uid: str) -> None:
+    # Another modality comes first: it is the reason even where positions are missing, too.
     modality = text(header, "Modality")
     if modality != "CT":
         raise ScanError(f"{folder}: series {uid} is {modality[:16] or 'unknown'}, not CT", code="wrong_modality")

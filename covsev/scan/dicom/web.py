@@ -1,6 +1,6 @@
 """A study from a DICOMweb server, and results back to it, with dicomweb-client.
 
-A login is taken from ``~/.netrc``, as everywhere with Python's requests; none is ever written.
+A login is taken from ``~/.netrc``, as Python's requests do everywhere. None is ever written.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import pydicom
 from covsev.errors import DicomWebError
 from covsev.scan.writing import TEMPORARY_PREFIX
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5, 9.1
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64
-_AS_STORED = (("application/dicom", "*"),)  # in the server's own transfer syntax
+"""Form and length of a UID (PS3.5, 9.1)."""
+_AS_STORED = (("application/dicom", "*"),)
+"""In whatever transfer syntax the server holds a file, so that it need not convert any."""
 _RETRIES, _WAIT_MS = 3, 200
+"""Fewer attempts and shorter waits than the client's own 5 and 1000 ms: a missing server is named sooner."""
 
 
 def fetch_study(url: str, study_uid: str, folder: Path) -> list[Path]:
@@ -56,6 +59,7 @@ def _fetch_series(client: Any, study_uid: str, series_uid: str, folder: Path) ->
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    # Within the target's folder, so that the rename at the end is one step of one file system.
     with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as name:
         incoming = Path(name) / series_uid
         incoming.mkdir()
@@ -75,6 +79,7 @@ def store(url: str, paths: Sequence[Path]) -> None:
     datasets = [pydicom.dcmread(path) for path in paths]
     with _speaking_to(url) as client:
         answer = client.store_instances(datasets)
+    # A server may take some objects and refuse others, and still answer without an error.
     failed = [item.ReferencedSOPInstanceUID for item in answer.get("FailedSOPSequence", [])]
     names = [path.name for path, d in zip(paths, datasets, strict=True) if d.SOPInstanceUID in failed]
     if names:
@@ -83,7 +88,7 @@ def store(url: str, paths: Sequence[Path]) -> None:
 
 @contextmanager
 def _speaking_to(url: str) -> Iterator[Any]:
-    """A client; whatever goes wrong with it, also in the answers, is one kind of error that names the server."""
+    """A client. Whatever goes wrong with it or its answers becomes one kind of error, which names the server."""
     try:
         from dicomweb_client.api import DICOMwebClient
     except ImportError as error:
@@ -100,6 +105,6 @@ def _speaking_to(url: str) -> Iterator[Any]:
 
 
 def _require_uid(uid: str, name: str) -> None:
-    """UIDs become names of files and parts of addresses."""
+    """Refuse all other text: UIDs become names of files and parts of addresses."""
     if len(uid) > _MAX_UID or not _UID.fullmatch(uid):
         raise DicomWebError(f"{uid[:80]!r} is no DICOM UID, so not a {name}")

@@ -22,6 +22,12 @@ def same_patient_groups(thumbnails: Sequence[NDArray[np.float64]]) -> NDArray[np
 
     Returns:
         one group number a slice, from 0.
+
+    The same slice in a wider window is one patient's; its negative is not:
+
+    >>> thumbnail = np.arange(16.0).reshape(4, 4)
+    >>> same_patient_groups([thumbnail, 0.5 * thumbnail + 3, -thumbnail]).tolist()
+    [0, 0, 1]
     """
     ranks = np.stack([rankdata(thumbnail.ravel()) for thumbnail in thumbnails])
     correlation = np.atleast_2d(np.corrcoef(ranks))
@@ -39,6 +45,11 @@ def assign_folds(groups: NDArray[Any], *, folds: int, seed: int) -> NDArray[np.i
 
     Returns:
         one fold number an item, from 0 to ``folds - 1``.
+
+    Seven slices of four patients; no patient is in two folds:
+
+    >>> assign_folds(np.array(["a", "a", "a", "b", "b", "c", "d"]), folds=2, seed=0).tolist()
+    [0, 0, 0, 1, 1, 1, 0]
     """
     names, sizes = np.unique(groups, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))

@@ -23,6 +23,8 @@ from covsev.assessment import lung_model_for
 from covsev.labels import CONSOLIDATION, SLICE_SUFFIXES
 from covsev.options import Options
 from covsev.scan import Scan, canonical_spacing_mm
+from covsev.scan.boxes import Box, box_or_whole, occupied
+from covsev.scan.volume import PUBLIC_GRID_TOLERANCE_MM
 from covsev.training.data.records import Record, stem_of
 
 LABEL_KEYS = ("infection", "lesions")
@@ -118,18 +120,18 @@ class VolumeSlicing:
     def _axial(self, record: Record, volume: LabelledVolume) -> Iterator[dict[str, Any]]:
         lungs = lungs_of(volume)
         x, y, _ = lung_box(lungs.astype(np.uint8), self.lung_margin_mm, canonical_spacing_mm(volume.scan))
-        levels = np.flatnonzero(lungs.any(axis=(0, 1)))
+        levels = occupied(lungs, axis=2)
         for level in np.intersect1d(levels, record["levels"]) if "levels" in record else levels:
             yield self._slice(record, volume, (x, y), int(level))
 
     def _stack_slice(self, record: Record, volume: LabelledVolume) -> list[dict[str, Any]]:
         level = int(record["slice"])
-        box: tuple[slice, ...] = (slice(None), slice(None))
-        if volume.lungs is not None and volume.lungs[:, :, level].any():
-            box = lung_box(volume.lungs[:, :, [level]].astype(np.uint8), 0, (1, 1, 1))[:2]
+        box: Box = (slice(None), slice(None))
+        if volume.lungs is not None:
+            box = box_or_whole(volume.lungs[:, :, level])
         return [self._slice(record, volume, box, level)]
 
-    def _slice(self, record: Record, volume: LabelledVolume, box: tuple[slice, ...], level: int) -> dict[str, Any]:
+    def _slice(self, record: Record, volume: LabelledVolume, box: Box, level: int) -> dict[str, Any]:
         low, high = self.hu_window
         grey = (volume.scan.hu[box[0], box[1], level] - low) * (255 / (high - low))
         planes = {key: labels[box[0], box[1], level].astype(np.uint8) for key, labels in volume.labels.items()}
@@ -174,7 +176,7 @@ def _no_labels(shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
 
 def _require_same_grid(record: Record, key: str, loaded: Mapping[str, Any]) -> None:
     image, mask = loaded["image"], loaded[key]
-    if image.shape != mask.shape or not np.allclose(image.affine, mask.affine, atol=1e-2):
+    if image.shape != mask.shape or not np.allclose(image.affine, mask.affine, atol=PUBLIC_GRID_TOLERANCE_MM):
         raise ValueError(
             f"{record[key]}: its grid is not that of {record['image']} "
             f"(shapes {tuple(mask.shape[1:])} and {tuple(image.shape[1:])}, or the affines differ)"
