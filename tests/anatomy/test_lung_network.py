@@ -44,11 +44,15 @@ class Painted(torch.nn.Module):
         return self.answer[start : self.next]
 
 
-def knowing(mask, *, slab_mm=0.0, smoothing_mm=0.0, size=(96, 96)):
-    """A lung model that answers with ``mask``."""
+def knowing(mask, *, slab_mm=0.0, smoothing_mm=0.0, size=(96, 96), field=None):
+    """A lung model that answers with ``mask``, in the middle of a square of voxels."""
+    side = field or max(mask.shape[:2])
+    before = [(side - count) // 2 for count in mask.shape[:2]]
+    margins = [(start, side - count - start) for start, count in zip(before, mask.shape[:2], strict=True)]
+    mask = np.pad(mask, [*margins, (0, 0)])
     preprocessing = SlicePreprocessing(WINDOW, size, slab_mm=slab_mm)
     network = SliceNetwork(Painted(mask, size), preprocessing, SimpleInferer(), 4, "painted", "0" * 64)
-    return LungModel(network, threshold=0.5, axial_smoothing_mm=smoothing_mm)
+    return LungModel(network, threshold=0.5, axial_smoothing_mm=smoothing_mm, least_field_mm=0.0)
 
 
 @pytest.fixture(scope="module")

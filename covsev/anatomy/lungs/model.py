@@ -19,21 +19,74 @@ from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_a
 from covsev.inference.slices import SlicePreprocessing, probabilities_at
 
 
+@dataclass(frozen=True)
+class Field:
+    """The square field of view that the network sees a slice in, with air around what the slice does not cover.
+
+    A slice that is cropped to the lungs fills the network's grid with lung, and a slice that is no square would be
+    stretched to one. The network has seen neither, and took bowel for lung in such slices.
+
+    Attributes:
+        size: (X, Y) voxels of the slice.
+        side: (X, Y) voxels of the field.
+    """
+
+    size: tuple[int, int]
+    side: tuple[int, int]
+
+    @classmethod
+    def around(cls, size: tuple[int, int], spacing_mm: tuple[float, float], least_mm: float) -> Field:
+        """The field around a slice: a square in mm, of at least ``least_mm``.
+
+        >>> Field.around((200, 100), (1.5, 1.5), least_mm=400)
+        Field(size=(200, 100), side=(267, 267))
+        >>> Field.around((512, 512), (0.9, 0.9), least_mm=400)
+        Field(size=(512, 512), side=(512, 512))
+        """
+        extents_mm = [count * side_mm for count, side_mm in zip(size, spacing_mm, strict=True)]
+        field_mm = max(least_mm, *extents_mm)
+        x, y = (max(count, round(field_mm / side_mm)) for count, side_mm in zip(size, spacing_mm, strict=True))
+        return cls(size, (x, y))
+
+    def fill(self, slices: NDArray[Any], hu: float) -> NDArray[Any]:
+        """Slices (N, X, Y) in the middle of the field; the rest is ``hu``."""
+        if self.side == self.size:
+            return slices
+        before = self._before(self.side, self.size)
+        after = (side - count - start for side, count, start in zip(self.side, self.size, before, strict=True))
+        margins = [(0, 0), *zip(before, after, strict=True)]
+        return np.pad(slices, margins, constant_values=hu)
+
+    def cut(self, plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+        """What of the network's ``plane`` (h, w) the slice covers, drawn at ``size``."""
+        x, y = (round(side * new / old) for side, new, old in zip(self.side, size, self.size, strict=True))
+        whole = probabilities_at((x, y), torch.from_numpy(np.ascontiguousarray(plane))[None, None])[0, 0]
+        start_x, start_y = self._before((x, y), size)
+        return whole[start_x : start_x + size[0], start_y : start_y + size[1]]
+
+    @staticmethod
+    def _before(side: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+        """Voxels of the field before the slice's first one."""
+        return (side[0] - size[0]) // 2, (side[1] - size[1]) // 2
+
+
 @dataclass(frozen=True, eq=False)
 class LungProbability:
     """Lung probability of a volume, kept on the network's small grid and drawn at any size when it is asked for.
 
     Attributes:
         slabs: which slices were seen together.
+        field: in which the network saw them.
         on_grid: (N, h, w) float32, of each slab, smoothed across slabs.
     """
 
     slabs: Slabs
+    field: Field
     on_grid: NDArray[np.float32]
 
     def plane(self, level: int, size: tuple[int, int]) -> NDArray[np.float32]:
         """(X, Y) probability of one slice at ``size``."""
-        return self._resized(self.slabs.plane(self.on_grid, level), size)
+        return self.field.cut(self.slabs.plane(self.on_grid, level), size)
 
     def levels(self, size: tuple[int, int], slices_a_level: int) -> Iterator[NDArray[np.float32]]:
         """(X, Y) probability at ``size`` of groups of slices, their mean; a rest at the end belongs to the last one."""
@@ -42,10 +95,7 @@ class LungProbability:
             start = level * slices_a_level
             stop = self.slabs.slices if level == number - 1 else start + slices_a_level
             planes = [self.slabs.plane(self.on_grid, one) for one in range(start, stop)]
-            yield self._resized(np.mean(planes, axis=0, dtype=np.float32), size)
-
-    def _resized(self, plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-        return probabilities_at(size, torch.from_numpy(np.ascontiguousarray(plane))[None, None])[0, 0]
+            yield self.field.cut(np.mean(planes, axis=0, dtype=np.float32), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +107,13 @@ class LungModel:
         threshold: probability from which a voxel is lung.
         axial_smoothing_mm: SD of the Gaussian that smooths the probability across slices. Lungs go on in the next
             slice; a spleen or a stomach that looks like dense lung in one slice does not.
+        least_field_mm: side of the square that slices are padded to, see :class:`Field`.
     """
 
     slice_network: SliceNetwork
     threshold: float
     axial_smoothing_mm: float
+    least_field_mm: float
 
     @property
     def networks(self) -> dict[str, str]:
@@ -69,22 +121,24 @@ class LungModel:
         return {self.slice_network.name: self.slice_network.weights}
 
     @torch.inference_mode()
-    def probability(self, hu: NDArray[Any], slice_mm: float) -> LungProbability:
+    def probability(self, hu: NDArray[Any], spacing_mm: tuple[float, float, float]) -> LungProbability:
         """Lung probability of a volume.
 
         Args:
             hu: (X, Y, Z), axes left, back, head.
-            slice_mm: distance between slices.
+            spacing_mm: along these axes.
         """
         network, preprocessing = self.slice_network, self.slice_network.preprocessing
-        stack = as_stack(hu)
+        stack, slice_mm = as_stack(hu), spacing_mm[2]
         slabs = Slabs(len(stack), preprocessing.slices_per_slab(slice_mm))
+        field = Field.around((hu.shape[0], hu.shape[1]), spacing_mm[:2], self.least_field_mm)
+        air_hu = preprocessing.hu_window[0]
         on_grid = np.zeros((slabs.number, *preprocessing.network_size), dtype=np.float32)
         for batch in batches(np.arange(slabs.number), network.batch_size):
-            seen = preprocessing(as_volume(slabs.mean(stack, batch, preprocessing.hu_window)))
-            on_grid[batch] = torch.sigmoid(network.logits(seen))[:, 0].float().cpu().numpy()
+            seen = field.fill(slabs.mean(stack, batch, preprocessing.hu_window), air_hu)
+            on_grid[batch] = torch.sigmoid(network.logits(preprocessing(as_volume(seen))))[:, 0].float().cpu().numpy()
         smooth_across(on_grid, self.axial_smoothing_mm / (slabs.size * slice_mm))
-        return LungProbability(slabs, on_grid)
+        return LungProbability(slabs, field, on_grid)
 
 
 def load_lung_model(
@@ -121,6 +175,7 @@ def make_lung_model(
     inferer: Callable[[Tensor, nn.Module], Tensor],
     threshold: float,
     axial_smoothing_mm: float,
+    least_field_mm: float,
     batch_size: int,
     name: str,
     device: torch.device,
@@ -133,7 +188,7 @@ def make_lung_model(
         network: without weights.
         checkpoint, preprocessing, inferer, batch_size, name, device, runtime, precision: see
             :func:`covsev.inference.network.make_slice_network`.
-        threshold, axial_smoothing_mm: see :class:`LungModel`.
+        threshold, axial_smoothing_mm, least_field_mm: see :class:`LungModel`.
 
     Raises:
         BundleError: if the checkpoint is missing, unreadable, or of another network.
@@ -150,4 +205,4 @@ def make_lung_model(
         runtime=runtime,
         precision=precision,
     )
-    return LungModel(slice_network, threshold, axial_smoothing_mm)
+    return LungModel(slice_network, threshold, axial_smoothing_mm, least_field_mm)

@@ -95,7 +95,7 @@ def segment_lungs(scan: Scan, model: LungModel | None = None) -> LungSegmentatio
     coarse = _coarse(hu, scan)
     if model is None:
         return _by_threshold(hu, scan, coarse, "threshold and closing at about 2 mm (SimpleITK)")
-    probability = model.probability(hu, canonical_spacing_mm(scan)[2])
+    probability = model.probability(hu, canonical_spacing_mm(scan))
     size = coarse.whole.GetSize()
     levels = probability.levels((size[0], size[1]), coarse.factors[2])
     prob = np.stack(list(levels), axis=2)
@@ -166,6 +166,9 @@ def _by_network(
     box = lung_box(as_array(parts), _MARGIN_MM, coarse.whole.GetSpacing())
     middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
     sides, unusual = right_and_left(parts[box], middle_x)
+    # At 2 mm the network often joins healthy lungs at their thinnest: worth a word only if the air joins, too.
+    joined_air = right_and_left(coarse.parts[box], middle_x)[1]
+    unusual = tuple(code for code in unusual if code != "fused" or code in joined_air)
     whole, tree = coarse.whole[box], coarse.tree[box]
     lungs, tissue = as_array(fill_each(sides, tree)), as_array(whole)
     fluid = fluid_layers(lungs > 0, tissue, whole.GetSpacing())
