@@ -117,7 +117,8 @@ def test_written_masks_lie_on_the_scans_grid(reference, tmp_path):
     assert content["disclaimer"] == labels.DISCLAIMER
     assert content["weights"] == reference.weights
     assert len(reference.weights) == 64
-    assert list(content["networks"]) == ["covid_infection_ct_segmentation", "covid_lesion_ct_segmentation"]
+    single, multi = "covid_infection_ct_segmentation", "covid_lesion_ct_segmentation"
+    assert list(content["networks"]) == ["covid_lung_ct_segmentation", single, multi]
     assert content["networks"]["covid_lesion_ct_segmentation"] == reference.weights
     assert (tmp_path / f"phantom{labels.OVERLAY_SUFFIX}").read_bytes().startswith(b"\x89PNG")
 

@@ -15,10 +15,17 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from covsev import labels
-from covsev.assessment import assess
+from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import assess, lung_model_for
 from covsev.batch import assess_directory
-from covsev.bundle_run import assess_scans, refuse_unknown_overrides, run_configs, segment_directory
-from covsev.errors import BundleError, ScanError
+from covsev.bundle_run import (
+    assess_scans,
+    refuse_unknown_overrides,
+    run_configs,
+    segment_directory,
+    segment_lungs_of_directory,
+)
+from covsev.errors import BundleError, ScanError, SettingError
 from covsev.lesions.model import load_model
 from covsev.options import DEFAULT_BUNDLE, INFECTION_BUNDLE, LESION_BUNDLE, Options
 from covsev.scan import find_slices, load_scan
@@ -61,7 +68,8 @@ def test_the_severity_bundle_has_the_options_and_the_network_of_the_command_line
     assert parser.get_parsed_content("options") == Options()
     assert parser.get_parsed_content("lesion_bundle") == str(DEFAULT_BUNDLE)
     for name, default in asdict(Options()).items():
-        changed = {bool: not default, float: 2.5}.get(type(default), "changed")
+        text = "threshold" if name == "lungs" else "changed"  # the lungs have a list of choices
+        changed = {bool: not default, float: 2.5}.get(type(default), text)
         parser.read_config(SEVERITY)
         parser[name] = changed
         parser.parse(reset=True)
@@ -155,6 +163,25 @@ def test_the_bundle_run_gives_the_unrestricted_mask(small_scan, tmp_path, bright
     expected = assess(load_scan(small_scan), bright_model, Options(restrict_to_lungs=False)).lesions.labels > 0
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, expected)
     assert expected.any()
+
+
+def test_the_lung_bundle_writes_the_lungs_of_the_command_line(small_scan, tmp_path):
+    model = lung_model_for(Options())
+    segment_lungs_of_directory(small_scan.parent, tmp_path, model)
+    mask = np.asarray(nib.load(tmp_path / f"small{labels.LUNGS_SUFFIX}").dataobj)
+    np.testing.assert_array_equal(mask, segment_lungs(load_scan(small_scan), model).labels)
+    assert set(np.unique(mask)) == {0, 1, 2}
+    with pytest.raises(ScanError, match="no scans in it"):
+        segment_lungs_of_directory(tmp_path / "nothing", tmp_path, model)
+
+
+def test_a_threshold_finds_the_lungs_where_it_is_chosen_or_there_are_no_weights(monkeypatch, tmp_path):
+    assert lung_model_for(Options(lungs="threshold")) is None
+    assert lung_model_for(Options()) is not None
+    monkeypatch.setattr("covsev.assessment.LUNG_BUNDLE", tmp_path)
+    assert lung_model_for(Options()) is None
+    with pytest.raises(SettingError, match="lungs must be one of network, threshold; got 'airy'"):
+        Options(lungs="airy")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

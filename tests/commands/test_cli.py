@@ -110,11 +110,20 @@ def test_options_are_handed_on(small_scan, tmp_path, settings):
     }
     flags = ["--no-lung-restriction", "--noise-floor-ml", "2", "--probability", "--keep-identifiers", "--bundle", "b"]
     flags += ["--workers", "2", "--cluster", "local", "--overwrite", "--debug"]
-    flags += ["--device", "cuda:1", "--runtime", "torch", "--precision", "bf16"]
+    flags += ["--device", "cuda:1", "--runtime", "torch", "--precision", "bf16", "--lungs", "threshold"]
     runner.invoke(app, ["severity", str(small_scan), "-o", str(tmp_path), *flags])
     assert settings == {
         "cases": ["small"],
-        "options": Options(False, 2.0, True, True, device="cuda:1", runtime="torch", precision="bf16"),
+        "options": Options(
+            lungs="threshold",
+            restrict_to_lungs=False,
+            noise_floor_ml=2.0,
+            save_probability=True,
+            keep_identifiers=True,
+            device="cuda:1",
+            runtime="torch",
+            precision="bf16",
+        ),
         "bundle": Path("b"),
         "workers": 2,
         "scheduler": "local",

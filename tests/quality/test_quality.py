@@ -162,6 +162,13 @@ def test_much_recovered_lung_is_flagged(recovered_ml, codes):
     assert not codes or flags[0].text == "401 ml of the lungs are dense: a threshold alone would have dropped them"
 
 
+def test_lungs_by_a_threshold_are_flagged_with_the_reason():
+    lungs = lungs_of(flags=("lungs_by_threshold",), method="threshold, since the network finds 3 % of the aerated lung")
+    flag = only(found(lungs=lungs))
+    assert (flag.level, flag.code) == (WARN, "lungs_by_threshold")
+    assert flag.text == f"dense lung may be missing: {lungs.method}"
+
+
 def test_lobes_from_the_prior_alone_are_flagged():
     flag = only(found(lobes=lobes_of("prior")))
     assert (flag.level, flag.code) == (WARN, "lobes_prior_only")
