@@ -297,6 +297,19 @@ def test_what_is_no_fluid_at_the_back_stays(mean_hu, grain_hu, at_back):
     assert not fluid_layers(lungs, hu, MM).any()
 
 
+@pytest.mark.parametrize(("gap", "found"), [(2, True), (12, False)])
+def test_fatty_muscle_behind_the_ribs_is_no_fluid(gap, found):
+    """It has the density of fluid, but it does not begin at the lung."""
+    noise = np.random.default_rng(3)
+    hu = 60 + noise.normal(0, 10, (60, 70, 40))
+    lungs = np.zeros(hu.shape, bool)
+    lungs[10:50, 10:30, 5:35] = True
+    hu[lungs] = -850
+    muscle = hu[10:50, 30 + gap : 44 + gap, 5:35]
+    muscle[:] = 5 + noise.normal(0, 10, muscle.shape)
+    assert fluid_layers(lungs, hu, MM).any() == found
+
+
 def test_an_effusion_is_left_out_of_the_lungs_and_counted(sick):
     scan, truth, part = sick
     hu = scan.hu.copy()

@@ -171,6 +171,7 @@ def test_the_lung_bundle_writes_the_lungs_of_the_command_line(small_scan, tmp_pa
     mask = np.asarray(nib.load(tmp_path / f"small{labels.LUNGS_SUFFIX}").dataobj)
     np.testing.assert_array_equal(mask, segment_lungs(load_scan(small_scan), model).labels)
     assert set(np.unique(mask)) == {0, 1, 2}
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ScanError, match="no scans in it"):
         segment_lungs_of_directory(tmp_path / "nothing", tmp_path, model)
 

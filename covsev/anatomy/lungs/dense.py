@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from covsev.anatomy.images import as_array, as_image, distance_mm
+from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number
 from covsev.anatomy.morphology import Mask, opened
 
 FLUID_HU = (-12.0, 18.0)
@@ -31,9 +31,10 @@ _REACH_MM = 20.0
 _FAR_MM = 25.0
 """Consolidated lung of a whole lobe still lies this near to air in most of its volume."""
 _RIM_MM = 8.0
-"""Voxels this near to the chest wall have it in their cube, so they do not seem to be fluid."""
+"""Voxels this near to the chest wall, or to aerated lung, have it in their cube, so they do not seem to be fluid."""
 _MIN_AT_BACK = 0.5
-"""Share of a layer's columns that end at the back of the lung: fluid sinks in a patient who lies on the back."""
+"""Share of a layer's columns that end at the back of the lung, and of those that begin at it: fluid sinks in a patient
+who lies on the back."""
 
 
 def thick_parts(dense: Mask) -> Mask:
@@ -79,16 +80,19 @@ def fluid_layers(lungs: Mask, hu: NDArray[Any], spacing_mm: tuple[float, ...]) -
         hu: (X, Y, Z) at about 2 mm.
         spacing_mm: of that grid.
     """
-    behind = _behind(lungs, spacing_mm[1])
-    sought = (lungs & (hu > -200)) | behind
+    depth_mm = _mm_behind(lungs, spacing_mm[1])
+    sought = (lungs & (hu > -200)) | ((depth_mm > 0) & (depth_mm <= _BEHIND_MM))
     fluid = opened(sought & _like_fluid(hu, spacing_mm))
     parts, number = ndimage.label(fluid)
     if number == 0:
         return np.zeros(lungs.shape, dtype=bool)
     sizes_ml = np.bincount(parts.ravel()) * float(np.prod(spacing_mm)) / 1000
     rim = round(_RIM_MM / spacing_mm[1])
-    at_back = ndimage.mean(_lung_behind(fluid, lungs) <= rim, parts, np.arange(number + 1))
-    is_layer = (sizes_ml >= _MIN_LAYER_ML) & (np.nan_to_num(at_back) >= _MIN_AT_BACK)
+    at_back = means_by_number(parts, _lung_behind(fluid, lungs) <= rim)
+    # Fatty muscle behind the ribs has the density of fluid, too, but does not begin at the lung.
+    begins = fluid & ~np.pad(fluid, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    at_lung = means_by_number(parts[begins], depth_mm[begins] <= _RIM_MM, length=number + 1)
+    is_layer = (sizes_ml >= _MIN_LAYER_ML) & (at_back >= _MIN_AT_BACK) & (at_lung >= _MIN_AT_BACK)
     is_layer[0] = False
     return _with_rim(is_layer[parts], lungs, rim)
 
@@ -104,13 +108,12 @@ def _like_fluid(hu: NDArray[Any], spacing_mm: tuple[float, ...]) -> Mask:
     return (mean > low) & (mean < high) & (variance < _MAX_GRAIN_HU**2)  # type: ignore[no-any-return]
 
 
-def _behind(lungs: Mask, y_mm: float) -> Mask:
-    """What lies behind the rearmost lung voxel of its column, as deep as fluid can."""
+def _mm_behind(lungs: Mask, y_mm: float) -> NDArray[np.float64]:
+    """How far each voxel lies behind the rearmost lung voxel of its column; 0 before it and in columns without lung."""
     seen = np.maximum.accumulate(lungs, axis=1)
     lung_behind = np.flip(np.maximum.accumulate(np.flip(lungs, 1), axis=1), 1)
     beyond = seen & ~lung_behind
-    depth = np.cumsum(beyond, axis=1)
-    return beyond & (depth * y_mm <= _BEHIND_MM)
+    return np.cumsum(beyond, axis=1) * y_mm * beyond  # type: ignore[no-any-return]
 
 
 def _lung_behind(fluid: Mask, lungs: Mask) -> NDArray[np.int64]:
