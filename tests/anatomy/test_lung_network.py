@@ -297,7 +297,7 @@ def test_what_is_no_fluid_at_the_back_stays(mean_hu, grain_hu, at_back):
     assert not fluid_layers(lungs, hu, MM).any()
 
 
-@pytest.mark.parametrize(("gap", "found"), [(2, True), (12, False)])
+@pytest.mark.parametrize(("gap", "found"), [(0, True), (12, False)])
 def test_fatty_muscle_behind_the_ribs_is_no_fluid(gap, found):
     """It has the density of fluid, but it does not begin at the lung."""
     noise = np.random.default_rng(3)
