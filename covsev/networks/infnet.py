@@ -208,7 +208,7 @@ class InfNet(nn.Module):
         self.rfb8 = _ReceptiveFieldBlock(at8, decoder_channels)
         self.rfb16 = _ReceptiveFieldBlock(at16, decoder_channels)
         self.rfb32 = _ReceptiveFieldBlock(at32, decoder_channels)
-        self.partial_decoder = _PartialDecoder(decoder_channels, out_channels)
+        self.partial_decoder = PartialDecoder(decoder_channels, out_channels)
         self.edge_guidance = nn.Sequential(
             _ConvNorm(at4, edge_channels, 1),
             _ConvNorm(edge_channels, edge_channels, 3, padding=1),

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from covsev import labels
 from covsev.commands.main import app
 from covsev.errors import CovsevError, GridMismatchError, ScanError
-from covsev.report.page import niivue
 from covsev.report.overlay import write_overlay
+from covsev.report.page import niivue
 from covsev.report.page.summary import write_summary_page
 from covsev.report.results import find_results, load_result
 from covsev.report.viewers import (
