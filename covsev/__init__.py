@@ -36,6 +36,7 @@ __all__ = [
     "make_scan",
 ]
 
+# Where each public name lives. torch and MONAI take seconds to import, so that nothing of them is imported here.
 _MODULES = {
     "Assessment": "covsev.assessment",
     "BatchResult": "covsev.batch",
@@ -50,14 +51,17 @@ _MODULES = {
 }
 
 
+# Before any other import of covsev: older bundles name modules that have moved since.
 moved.install()
 
 
 def __getattr__(name: str) -> Any:
+    # Called only for names that the module does not hold yet (PEP 562).
     if name not in _MODULES:
         raise AttributeError(f"module 'covsev' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
+    # For completion: the names that were not used yet are not in the module's own dictionary.
     return __all__

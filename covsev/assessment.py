@@ -31,7 +31,7 @@ class Assessment:
         scan: the scan.
         lungs, lobes, lesions: labels on the scan's grid, with how they were made.
         report: volumes and scores.
-        flags: quality findings.
+        flags: what the quality checks found.
         weights: SHA-256 of the lesion network's checkpoint.
         seconds: time of each stage.
         uncertainty: intervals, where they were asked for.
@@ -60,7 +60,10 @@ class _Stopwatch:
 
 
 shipped_model = cache(partial(load_model, DEFAULT_BUNDLE))
-"""The lesion model that covsev ships, loaded once for each device, runtime and precision."""
+"""The lesion model that covsev ships, loaded once for each device, runtime and precision.
+
+Loading takes seconds, so a notebook that assesses one scan after the other must not pay for it each time.
+"""
 shipped_lung_model = cache(partial(load_lung_model, LUNG_BUNDLE))
 """The lung model that covsev ships, loaded once for each device, runtime and precision."""
 
@@ -77,8 +80,8 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
 
     Args:
         scan: see :func:`covsev.scan.load_scan`; or the path of a file or of a DICOM folder, which is read.
-        model: see :func:`covsev.lesions.model.load_model`; the shipped one if not given, on
-            the device, runtime and precision of the options, which a given model has of its own.
+        model: see :func:`covsev.lesions.model.load_model`. Without one, the shipped model runs with the device,
+            runtime and precision of the options. A given model has its own.
         options: see :class:`covsev.options.Options`; they choose the lung network, too.
 
     Raises:
@@ -87,9 +90,10 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
     scan = scan if isinstance(scan, Scan) else load_scan(scan)
     options = options or Options()
     model = model or shipped_model(**options.model_settings)
+    # What would fail in writing fails now, before all the computing.
     if options.report and options.viewer:
         require_viewer()
-    if options.dicom:
+    if options.dicom:  # imported only here: highdicom is an extra
         from covsev.report.dicom.objects import require_dicom_source
 
         require_dicom_source(scan)
@@ -104,8 +108,10 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
             restrict_to_lungs=options.restrict_to_lungs,
             keep_probability=options.save_probability,
         )
+    # Lobes come after the lesions: no fissure is sought in diseased lung.
     with watch.stage("lobes"):
         lobes = segment_lobes(scan, lungs.labels, lesions=lesions.labels)
+    # Lobes that could not be placed must be null, with the reason, not measured as empty.
     lobe_labels = None if lobes.method == "none" else lobes.labels
     with watch.stage("severity"):
         report = measure_masks(
@@ -117,6 +123,7 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
             noise_floor_ml=options.noise_floor_ml,
         )
         flags = check(scan, lungs, lobes, lesions.labels, report.regions)
+    # No intervals for scores that a failed check withholds: the network would run five times for nothing.
     intervals = None
     if options.uncertainty and failure(flags) is None:
         with watch.stage("uncertainty"):
@@ -124,5 +131,5 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
                 scan, lungs.labels, lobe_labels, model, report, restrict_to_lungs=options.restrict_to_lungs
             )
             report = with_interval(report, intervals)
-    report = stopped_by(report, flags)
+    report = stopped_by(report, flags)  # last, since it withholds the finding that the intervals have drawn anew
     return Assessment(scan, lungs, lobes, lesions, report, flags, model.weights, watch.seconds, intervals)

@@ -29,6 +29,7 @@ from covsev.options import Options
 from covsev.scan import ScanSource, find_scans, find_slices, load_scan, replacing, require_scans, save_labels
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+"""Modes of Pillow that become 8-bit grey without loss of range; it would cut 16-bit and float values off at 255."""
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +37,11 @@ _log = logging.getLogger(__name__)
 
 
 def run_configs(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
-    """``python -m monai.bundle run`` of ``configs``, read together, with ``settings`` as overrides; its own process.
+    """Run ``python -m monai.bundle run`` in a process of its own.
+
+    Args:
+        configs: configuration files, read together.
+        settings: overrides by name.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
@@ -44,17 +49,18 @@ def run_configs(configs: Sequence[Path], settings: Mapping[str, Any]) -> None:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
     for name, value in settings.items():
         command += [f"--{name}", "$None" if value is None else str(value)]  # MONAI drops a None
-    subprocess.run(command, check=True)  # noqa: S603  the caller's own words
+    # The caller's own words, and no shell reads them.
+    subprocess.run(command, check=True)  # noqa: S603
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------
 
 
 def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
-    """Stop a ``python -m monai.bundle run`` whose override names nothing in the configuration, or answers in its words.
+    """Stop a ``python -m monai.bundle run`` whose override would not do what it says.
 
     MONAI adds an unknown ``--datset_dir`` to the configuration, runs on the default, and exits with 0. It reads
-    ``--true_prior false`` as a text, which counts as true, and drops ``--rounds None``.
+    ``--true_prior false`` as a text, which counts as true. It drops ``--rounds None``.
 
     Args:
         arguments: the command line's, without the program; ``sys.argv`` if not given.
@@ -66,13 +72,17 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
     if "config_file" not in options:
         return  # not started by the command line
     parser = ConfigParser()
-    parser.read_config([path.strip(" '\"") for path in options["config_file"].strip("[]").split(",")])
+    # One path, or a list of them as Python writes it: ``['a.yaml', 'b.yaml']``.
+    paths = options["config_file"].strip("[]").split(",")
+    parser.read_config([path.strip(" '\"") for path in paths])
     for name, value in options.items():
+        # MONAI's own arguments, such as config_file, are no overrides.
         if name in inspect.signature(run).parameters:
             continue
         if name in parser:
             _require_understood(name, value, parser[name])
             continue
+        # Names with an underscore in front, such as ``_meta_``, are MONAI's own.
         known = sorted(key for key in parser.get() if not key.startswith("_"))
         raise BundleError(f"--{name} is not in the configuration; it has {', '.join(known)}")
 
@@ -93,12 +103,14 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
     One dash is as good as two.
     """
     options: dict[str, str] = {}
-    for position, argument in enumerate(arguments):
+    followed_by = [*arguments[1:], ""]  # one more than needed where there are no arguments at all
+    for argument, following in zip(arguments, followed_by, strict=False):
+        # A letter must follow the dashes: ``-1`` is the value of the option before it.
         if re.match("--?[A-Za-z]", argument):
             name, equals, value = argument.lstrip("-").partition("=")
-            following = arguments[position + 1] if position + 1 < len(arguments) else ""
             options[name] = value if equals else following
     if "args_file" in options:
+        # The command line wins over the file, as in MONAI.
         in_file = ConfigParser.load_config_file(options["args_file"])
         options = {name: str(value) for name, value in in_file.items()} | options
     return options
@@ -182,10 +194,12 @@ def _do_all(jobs: Sequence[Callable[[], None]]) -> None:
             _log.exception("failed")
             failures.append(str(error) if isinstance(error, CovsevError) else f"{type(error).__name__}: {error}")
     if failures:
-        raise ScanError(f"{len(failures)} of {len(jobs)} failed: " + "; ".join(failures))
+        raise ScanError(f"{len(failures)} of {len(jobs)} failed: {'; '.join(failures)}")
 
 
 def _lung_job(source: ScanSource, target: Path, model: LungModel) -> Callable[[], None]:
+    """What writes the lungs of one volume."""
+
     def job() -> None:
         scan = load_scan(source)
         found = segment_lungs(scan, model)
@@ -198,10 +212,13 @@ def _lung_job(source: ScanSource, target: Path, model: LungModel) -> Callable[[]
 def _volume_job(
     source: ScanSource, target: Path, model: LesionModel, lung_model: LungModel | None
 ) -> Callable[[], None]:
+    """What writes the mask of one volume."""
+
     def job() -> None:
         scan = load_scan(source)
         lungs = segment_lungs(scan, lung_model)
         lesions = segment_lesions(scan, lungs.labels, model, restrict_to_lungs=False)
+        # A single network has no kinds: whatever label it gives is infection.
         if model.prior is None:
             suffix, mask = labels.INFECTION_SUFFIX, (lesions.labels > 0).astype(np.uint8)
         else:
@@ -212,6 +229,8 @@ def _volume_job(
 
 
 def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable[[], None]:
+    """What writes the mask of one 2-D slice."""
+
     def job() -> None:
         try:
             with Image.open(source.path) as image:
@@ -222,6 +241,7 @@ def _slice_job(source: ScanSource, target: Path, model: LesionModel) -> Callable
             raise ScanError(f"{source.path}: cannot be read as an image") from error
         mask = segment_slice(grey, model)
         single = model.prior is None
+        # 0 and 255, so that a picture viewer shows the mask; the two kinds keep their ids.
         suffix, scale = (labels.SLICE_INFECTION_SUFFIX, 255) if single else (labels.SLICE_LESIONS_SUFFIX, 1)
         with replacing(target / (source.case + suffix)) as temporary:
             Image.fromarray(mask * np.uint8(scale)).save(temporary, format="PNG")

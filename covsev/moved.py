@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+# A module stands for all that is in it. ``lesion_model`` was divided among several, so its objects stand one by one.
 MOVED: dict[str, str] = {
     "covsev.lesion_model.SlicePreprocessing": "covsev.moved.lesion_preprocessing",
     "covsev.lesion_model.SlicePostprocessing": "covsev.lesions.model.LesionPostprocessing",
@@ -48,6 +49,7 @@ def lesion_preprocessing(
     hu_window: Sequence[float], network_size: Sequence[int], lung_margin_mm: float, slab_mm: float = 0.0
 ) -> Any:
     """:class:`covsev.inference.slices.SlicePreprocessing` by the argument names of version 0.1."""
+    # Imported when it is called: ``import covsev`` reads this file, and is to load no torch.
     slices = import_module("covsev.inference.slices")
     return slices.SlicePreprocessing(hu_window, network_size, crop_margin_mm=lung_margin_mm, slab_mm=slab_mm)
 
@@ -64,6 +66,7 @@ class _OldModule(ModuleType):
     """A module that is no more: it hands out what has moved, with one warning for each name."""
 
     def __getattr__(self, name: str) -> Any:
+        # Python asks modules for names such as ``__path__`` by itself: that is no use of an old name.
         new = None if name.startswith("__") else new_path(f"{self.__name__}.{name}")
         if new is None:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -78,7 +81,8 @@ class _OldModules(MetaPathFinder, Loader):
     """Finds the modules of :data:`MOVED` that are no longer there."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
-        old = fullname in MOVED or any(name.rpartition(".")[0] == fullname for name in MOVED)
+        parents = {name.rpartition(".")[0] for name in MOVED}
+        old = fullname in MOVED or fullname in parents
         return ModuleSpec(fullname, self) if old else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -91,4 +95,4 @@ class _OldModules(MetaPathFinder, Loader):
 def install() -> None:
     """Let Python find the old modules, after all others."""
     if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
-        sys.meta_path.append(_OldModules())
+        sys.meta_path.append(_OldModules())  # last: a module that is there comes before an old name

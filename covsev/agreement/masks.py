@@ -15,7 +15,9 @@ from covsev.errors import GridMismatchError
 from covsev.scan.boxes import bounding_box
 
 LUNG_TOLERANCE_MM, LESION_TOLERANCE_MM = 1.0, 3.0
+"""Tolerances of the surface Dice: the tighter one is for lungs and lobes."""
 _FAR_PCT = 95
+"""Percentile of the surfaces' distances. The largest distance would hang on a single stray voxel."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,14 @@ class MaskAgreement:
     Attributes:
         dice: Dice similarity coefficient, 2 |R and P| / (|R| + |P|).
         jaccard: |R and P| / |R or P|.
-        sensitivity, specificity: share of the reference found, of the rest of the grid left alone.
-        surface_dice: share of both surfaces within the tolerance of the other (Nikolov 2018, arXiv 1809.04430).
-        hd95_mm: 95th percentile of the distances between the surfaces, the larger of both directions.
+        sensitivity: share of the reference that was found.
+        specificity: share of the rest of the grid that was left alone.
+        surface_dice: share of both surfaces that lies within the tolerance of the other one (Nikolov 2018, arXiv
+            1809.04430).
+        hd95_mm: 95th percentile of the distances between the surfaces; of both directions the larger one.
         reference_ml, predicted_ml: volumes.
-        volume_error_ml, volume_error_pct: predicted minus reference, and of the reference.
+        volume_error_ml: predicted minus reference.
+        volume_error_pct: the same in percent of the reference; ``None`` for an empty reference.
     """
 
     dice: float
@@ -64,13 +69,16 @@ def compare_masks(
         raise ValueError(f"tolerance_mm must be at least 0; got {tolerance_mm}")
     inside, found, hits = (int(np.count_nonzero(m)) for m in (reference, predicted, reference & predicted))
     union, outside = inside + found - hits, reference.size - inside
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    # The determinant is the voxel's volume in mm3, negative where an axis is flipped.
+    mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+    voxel_ml = mm3 / 1000
+    false_alarms = found - hits
     surface_dice, hd95_mm = _surfaces(reference, predicted, affine, tolerance_mm)
     return MaskAgreement(
         dice=2 * hits / (inside + found) if union else 1.0,
         jaccard=hits / union if union else 1.0,
         sensitivity=hits / inside if inside else None,
-        specificity=(outside - (found - hits)) / outside if outside else None,
+        specificity=(outside - false_alarms) / outside if outside else None,
         surface_dice=surface_dice,
         hd95_mm=hd95_mm,
         reference_ml=inside * voxel_ml,
@@ -87,15 +95,19 @@ def _surfaces(
 
     Distances come from a search tree of the surfaces' voxels: a distance map of the whole volume takes minutes.
     """
-    surfaces = [surface_mm(mask, affine) for mask in (reference, predicted)]
-    if not len(surfaces[0]) or not len(surfaces[1]):
-        return float(len(surfaces[0]) == len(surfaces[1])), None
-    from scipy.spatial import cKDTree
+    ours, theirs = (surface_mm(mask, affine) for mask in (reference, predicted))
+    sizes = len(ours), len(theirs)
+    if 0 in sizes:  # both empty: full agreement; one empty: none; no distance either way
+        return float(sizes[0] == sizes[1]), None
+    from scipy.spatial import cKDTree  # takes a moment to import, and empty masks do not need it
 
-    trees = [cKDTree(points) for points in surfaces]
-    distances = [trees[1].query(surfaces[0])[0], trees[0].query(surfaces[1])[0]]
+    # In both directions: a part that one mask lacks is far from it, but nothing of it is far from the other mask.
+    to_theirs, _ = cKDTree(theirs).query(ours)
+    to_ours, _ = cKDTree(ours).query(theirs)
+    distances = to_theirs, to_ours
     near = sum(int(np.count_nonzero(distance <= tolerance_mm)) for distance in distances)
-    return near / sum(map(len, distances)), max(float(np.percentile(distance, _FAR_PCT)) for distance in distances)
+    far_mm = max(float(np.percentile(distance, _FAR_PCT)) for distance in distances)
+    return near / sum(sizes), far_mm
 
 
 def surface_mm(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -103,9 +115,11 @@ def surface_mm(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[
     box = bounding_box(mask)
     # A rim of background around the box: the neighbours that a roll brings from the other end are then outside, too.
     padded = np.pad(mask[box], 1)
+    # Inner voxels are those whose six neighbours across a face lie in the mask, too.
     inner = padded.copy()
     for axis in range(3):
         inner &= np.roll(padded, 1, axis) & np.roll(padded, -1, axis)
+    # Back to indices of the whole volume: less the rim, plus where the box begins.
     first = np.array([side.start for side in box])
     voxels = np.argwhere(padded & ~inner) - 1 + first
     return np.asarray(voxels @ affine[:3, :3].T + affine[:3, 3])

@@ -12,14 +12,15 @@ Values = Mapping[str, Mapping[str, float | None]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` found.
+    """What :func:`covsev.agreement.comparison.compare` found.
 
     Attributes:
         masks: one row a case and structure.
         scores: one row a score.
         clinical: one row a score, against the clinical class.
-        unpaired: what lies on one side only, in words.
-        reference, predicted: scores of the paired cases, for figures.
+        unpaired: masks and scores that only one side has, in words.
+        reference, predicted: scores of the paired cases, for figures. With clinical classes, ``predicted`` holds all
+            cases of its side.
         classes: clinical class by case.
     """
 

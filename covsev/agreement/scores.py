@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _LIMIT_SD = 1.96
+"""Limits of agreement, in SD of the differences: 95 of 100 lie within where they are normally distributed."""
 
 CLINICAL_CLASSES = {
     "control": 0,
@@ -19,9 +20,12 @@ CLINICAL_CLASSES = {
     "critical": 4,
     "critically ill": 4,
 }
-"""Order of the clinical classes as iCTCF publishes them (Ning 2020, doi 10.1038/s41551-020-00633-5)."""
+"""Order of the clinical classes as iCTCF publishes them (Ning 2020, doi 10.1038/s41551-020-00633-5).
+
+Two names may share a rank: they are two words for one class.
+"""
 SEVERE_CLASS = 3
-"""From this class on a case is severe: severe and critically ill are "type II" there, mild and regular "type I"."""
+"""A case of this rank or above is severe: "type II" in iCTCF. Mild and regular are "type I" there."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ScoreAgreement:
         loa_low, loa_high: limits of agreement, bias -/+ 1.96 SD of the differences (Bland and Altman 1986,
             doi 10.1016/S0140-6736(86)90837-8).
         mean_absolute_difference: mean of the absolute differences.
-        pearson_r: correlation.
+        pearson_r: Pearson's correlation.
         icc: ICC(2,1), two-way random, absolute agreement, single rater (Shrout and Fleiss 1979,
             doi 10.1037/0033-2909.86.2.420).
         kappa: Cohen's kappa with quadratic weights (1968, doi 10.1037/h0026256), for scores in whole points.
@@ -61,7 +65,7 @@ def compare_scores(
 
     Args:
         reference, predicted: one value a scan, ``None`` where there is none.
-        points: whether the values are whole points, so that kappa and the share within 1 mean something.
+        points: whether the values are whole points. Kappa and the share within 1 have a meaning only then.
 
     Raises:
         ValueError: if the lengths differ.
@@ -73,7 +77,10 @@ def compare_scores(
     r, p = np.array(both, dtype=np.float64).T
     difference = p - r
     bias = float(difference.mean())
-    spread = _LIMIT_SD * float(difference.std(ddof=1)) if len(both) > 1 else None
+    # The SD of a sample, which one pair alone does not have.
+    spread = None
+    if len(both) > 1:
+        spread = _LIMIT_SD * float(difference.std(ddof=1))
     return ScoreAgreement(
         pairs=len(both),
         left_out=left_out,
@@ -91,7 +98,9 @@ def compare_scores(
 def pearson(x: ArrayLike, y: ArrayLike) -> float | None:
     """Pearson's correlation of (N,) values; ``None`` for fewer than three pairs or a constant."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if len(a) < 3:  # two points always lie on a line
+        return None
+    if np.ptp(a) == 0 or np.ptp(b) == 0:  # no spread to divide by
         return None
     return float(np.corrcoef(a, b)[0, 1])
 
@@ -102,12 +111,19 @@ def icc(x: ArrayLike, y: ArrayLike) -> float | None:
     n, k = ratings.shape
     if n < 3:
         return None
+    # Two-way analysis of variance: mean squares of subjects, of raters, and of what neither of them explains.
     mean = ratings.mean()
-    between_subjects = k * ((ratings.mean(axis=1) - mean) ** 2).sum() / (n - 1)
-    between_raters = n * ((ratings.mean(axis=0) - mean) ** 2).sum() / (k - 1)
+    of_subjects = ((ratings.mean(axis=1) - mean) ** 2).sum()
+    of_raters = ((ratings.mean(axis=0) - mean) ** 2).sum()
+    between_subjects = k * of_subjects / (n - 1)
+    between_raters = n * of_raters / (k - 1)
     total = ((ratings - mean) ** 2).sum()
-    error = (total - (n - 1) * between_subjects - (k - 1) * between_raters) / ((n - 1) * (k - 1))
-    scale = between_subjects + (k - 1) * error + k * (between_raters - error) / n
+    unexplained = total - (n - 1) * between_subjects
+    unexplained = unexplained - (k - 1) * between_raters
+    error = unexplained / ((n - 1) * (k - 1))
+    # Absolute agreement: a rater who always says more adds to the scale, unlike in a correlation.
+    raters_part = k * (between_raters - error) / n
+    scale = between_subjects + (k - 1) * error + raters_part
     return float((between_subjects - error) / scale) if scale > 0 else None
 
 
@@ -119,6 +135,7 @@ def weighted_kappa(x: ArrayLike, y: ArrayLike) -> float | None:
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     observed = ((a - b) ** 2).mean()
+    # Chance: every value of one rater meets every value of the other.
     expected = ((a[:, None] - b[None, :]) ** 2).mean()
     return float(1 - observed / expected) if expected > 0 else None
 
@@ -159,7 +176,10 @@ def compare_with_classes(values: Sequence[float | None], classes: Sequence[int])
     value, rank = np.array(both, dtype=np.float64).T
     severe = rank >= SEVERE_CLASS
     return ClinicalAgreement(
-        len(both), int(severe.sum()), auc(value[severe], value[~severe]), pearson(_ranks(value), _ranks(rank))
+        cases=len(both),
+        severe=int(severe.sum()),
+        auc=auc(value[severe], value[~severe]),
+        spearman_r=pearson(_ranks(value), _ranks(rank)),  # Spearman's is Pearson's of the ranks
     )
 
 
@@ -167,12 +187,14 @@ def auc(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float |
     """Area under the ROC curve of (N,) and (M,) values; ``None`` if one group is empty."""
     if not len(positive) or not len(negative):
         return None
+    # Every positive against every negative: the share of pairs in the right order.
     higher = (positive[:, None] > negative[None, :]).mean()
     equal = (positive[:, None] == negative[None, :]).mean()
     return float(higher + equal / 2)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1 on; equal values share the mean of theirs."""
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(values), dtype=np.float64)

@@ -23,6 +23,7 @@ from covsev.scan import ScanSource, find_scans, remove_leftovers, require_scans
 from covsev.scan.writing import append_csv, write_csv, write_json
 
 TABLE, MANIFEST, INDEX = "severity.csv", "run.json", "index.html"
+# What can change a result: written into the manifest with their versions.
 _PACKAGES = ("monai", "nibabel", "numpy", "pydicom", "scipy", "scikit-image", "SimpleITK", "torch")
 
 
@@ -68,8 +69,8 @@ def assess_directory(
 ) -> BatchResult:
     """Assess every scan below a folder; write masks, reports, ``severity.csv``, ``run.json`` and ``index.html``.
 
-    A scan that fails becomes a row with a code and a reason; the others go on. A scan whose files, options and model
-    are those of an earlier run into the same folder is not done again. ``severity.csv`` can be read at any time.
+    A scan that fails becomes a row with a code and a reason; the others go on. A scan is not done again if an earlier
+    run into the same folder had the same files, options and model. ``severity.csv`` can be read at any time.
 
     Args:
         scans: a scan, a DICOM folder, a directory of scans, or what :func:`covsev.scan.find_scans` found.
@@ -95,6 +96,7 @@ def assess_directory(
     require_scans(sources, Path(scans) if isinstance(scans, str) else scans)
     options, folder = options or Options(), Path(output)
     started, clock = datetime.now(UTC), time.perf_counter()
+    # Before the folder is made: where no model can be loaded, nothing is left behind. No more workers than scans.
     workforce = _workforce(Path(bundle), min(workers, len(sources)), scheduler, options, debug)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,8 +105,9 @@ def assess_directory(
         result = _assess(jobs, folder, workforce, overwrite=overwrite, on_done=on_done or (lambda _: None))
     finally:
         workforce.close()
-    remove_leftovers(folder)
-    times = {"started": started.isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - clock, 3)}
+    remove_leftovers(folder)  # again: a worker that died may have left a half file
+    seconds = round(time.perf_counter() - clock, 3)
+    times = {"started": started.isoformat(timespec="seconds"), "seconds": seconds}
     write_json(_manifest(result, workforce.model, options) | {"times": times}, folder / MANIFEST)
     write_index(result.rows, folder / INDEX)
     return result
@@ -120,15 +123,19 @@ def _assess(
     jobs: Sequence[Job], folder: Path, workforce: _Workforce, *, overwrite: bool, on_done: Callable[[Row], None]
 ) -> BatchResult:
     """Do what is not done yet; the table grows with every scan and is sorted at the end."""
-    reports = {} if overwrite else {job: report for job in jobs if (report := finished_report(job))}
+    reports = {}
+    if not overwrite:
+        reports = {job: report for job in jobs if (report := finished_report(job))}
     rows: list[Row] = [row(report) for report in reports.values()]
     write_csv(rows, folder / TABLE, COLUMNS)
     for done in rows:
         on_done(done)
     for done in workforce.run([job for job in jobs if job not in reports]):
+        # One line at a time, so that a killed run leaves a whole table of what was done.
         append_csv(done, folder / TABLE, COLUMNS)
         rows.append(done)
         on_done(done)
+    # Scans finish in any order; equal runs must have equal tables.
     rows.sort(key=lambda row: str(row["case"]))
     write_csv(rows, folder / TABLE, COLUMNS)
     return BatchResult(rows, len(reports))

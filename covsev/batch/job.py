@@ -50,6 +50,7 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         """Inverse of :meth:`to_json`."""
+        # JSON has no paths and no classes, so each part is made anew.
         content = json.loads(text)
         source = content["source"]
         return cls(
@@ -71,7 +72,9 @@ def make_job(source: ScanSource, folder: Path, options: Options, model: Mapping[
         "series_uid": source.series_uid,
         "files": [_file_state(path) for path in files_of(source)],
     }
+    # Keys in order: equal contents must give equal text.
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    # Absolute, since a worker elsewhere may have another working directory.
     return Job(source, folder.absolute(), options, fingerprint, debug)
 
 
@@ -79,7 +82,7 @@ def _file_state(path: Path) -> tuple[str, int, int]:
     """Path, size and time of change: what tells an unchanged file without reading it."""
     try:
         state = path.stat()
-    except OSError:
+    except OSError:  # a link to nowhere: its scan becomes a row later, and must not end the run here
         return str(path.absolute()), -1, -1
     return str(path.absolute()), state.st_size, state.st_mtime_ns
 
@@ -88,11 +91,17 @@ def finished_report(job: Job) -> dict[str, Any] | None:
     """Content of a scan's JSON file if an earlier run did the whole of this very job, else ``None``."""
     try:
         content = json.loads(job.report.read_text(encoding="utf-8"))
-        whole = all((job.folder / name).stat().st_size == size for name, size in content["outputs"].items())
+        outputs = content["outputs"].items()
+        whole = all(_has_size(job.folder / name, size) for name, size in outputs)
         same = content["fingerprint"] == job.fingerprint
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No file, or one of another program or version: whatever it is, the scan is done again.
         return None
     return content if whole and same else None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.stat().st_size == size
 
 
 def remove_results(job: Job) -> None:
@@ -103,6 +112,7 @@ def remove_results(job: Job) -> None:
         outputs = []
     job.report.unlink(missing_ok=True)  # first, since it vouches for the others
     for name in outputs:
+        # The names come from a file that anyone may have edited: only this scan's own, and none in another folder.
         if Path(name).name == name and name.startswith(job.source.case):
             (job.folder / name).unlink(missing_ok=True)
 
@@ -118,7 +128,10 @@ def failure(job: Job, error: Exception) -> Row:
 
 
 def failed(job: Job, code: str, reason: str) -> Row:
-    """The row of a scan without a result; bytes of a path that are no text are written as escapes."""
+    """The row of a scan without a result.
+
+    Bytes of a path that are no text are written as escapes, since the table is UTF-8.
+    """
     path, reason = (_printable(text) for text in (str(job.source.path), reason))
     return failed_row(job.source.case, path, code, reason)
 

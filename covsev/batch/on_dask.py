@@ -13,6 +13,7 @@ from covsev.batch.processes import thread_share
 from covsev.errors import BundleError, CovsevError, WorkerError
 
 _CONNECT_SECONDS = 30.0
+"""How long a scheduler may take to answer, before the run fails with its address."""
 LOCAL = "local"
 """In place of a scheduler's address: a cluster of processes on this machine."""
 
@@ -39,11 +40,13 @@ class DaskCluster:
             raise WorkerError("Dask is not installed; pip install 'covsev[dask]'") from error
         self._bundle = bundle
         self._cluster = _local_cluster(workers) if scheduler == LOCAL else None
+        # From here on a failure must end the local cluster, whose processes would go on.
         try:
             self._client = Client(self._cluster or scheduler, timeout=_CONNECT_SECONDS)
             self.model = self._describe(settings)
         except (OSError, TimeoutError, ValueError) as error:
             self.close()
+            # Some of covsev's own errors are ValueErrors: they already say what is wrong.
             if isinstance(error, CovsevError):
                 raise
             raise WorkerError(f"no Dask scheduler answers at {scheduler} ({type(error).__name__})") from error
@@ -56,6 +59,7 @@ class DaskCluster:
 
     def close(self) -> None:
         """Drop what is not done, and end a local cluster."""
+        # ``getattr``, since connecting may have failed: then there is no client yet.
         for part in (getattr(self, "_client", None), self._cluster):
             if part is not None:
                 part.close()
@@ -67,15 +71,17 @@ class DaskCluster:
         """
         from distributed import as_completed
 
+        # Not pure: a job that was done before must be done again, not answered from memory.
         futures = {self._client.submit(_assess, job, self._bundle, pure=False): job for job in jobs}
         for future in as_completed(futures):
             yield _row(futures[future], future)
-            future.release()
+            future.release()  # so that the cluster keeps no rows
 
     def _describe(self, settings: Mapping[str, str]) -> Mapping[str, Any]:
         model = self._client.submit(_describe, self._bundle, dict(settings), pure=False).result()
         if "refused" in model:
             raise BundleError(model["refused"])
+        # Results of two versions in one table could not be compared.
         if model["covsev_version"] != __version__:
             raise WorkerError(f"the cluster has covsev {model['covsev_version']}, this machine {__version__}")
         return model  # type: ignore[no-any-return]
@@ -89,15 +95,18 @@ def _local_cluster(workers: int) -> Any:
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
+        # Only this machine may connect: Dask's workers run code from anyone who can reach them.
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
         env=environment,
+        # No limit: Dask would kill a worker at its share of the memory, although a large scan fits into the machine.
         memory_limit=None,
         silence_logs=logging.ERROR,
     )
 
 
 def _row(job: Job, future: Any) -> Row:
+    """The row of a task that has ended, however it ended."""
     from distributed import KilledWorker
 
     try:

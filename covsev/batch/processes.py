@@ -19,6 +19,7 @@ from typing import Any
 from covsev.batch.job import Job, Row, failed
 from covsev.errors import BundleError, WorkerError
 
+# PyTorch, numpy and SimpleITK each have threads of their own: without a share, N workers would start N times the cores.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -29,8 +30,10 @@ _THREAD_VARIABLES = (
 
 def thread_share(workers: int) -> int:
     """Threads for each of ``workers`` processes: this process's cores divided, no more than ``OMP_NUM_THREADS``."""
+    # The cores that this process may use, where the system tells; in a container these are fewer than there are.
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    # Not a number, or 0: as if it were not set.
     wished = os.environ.get("OMP_NUM_THREADS", "")
     most = int(wished) if wished.isdigit() and int(wished) else cores
     return max(1, min(cores // workers, most))
@@ -44,9 +47,11 @@ class Worker:
 
     def __init__(self, bundle: Path, threads: int, settings: Mapping[str, str], *, debug: bool) -> None:
         """Start the process; it needs seconds to load the model."""
+        # Passive: threads that wait must not take the core of another worker.
         share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
         self._errors = None if debug else tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(  # noqa: S603 - no shell, our own module
+            # -P: a file in the user's folder, such as json.py, must not stand in for a module.
             [sys.executable, "-P", "-m", "covsev.batch.worker", str(bundle), json.dumps(dict(settings))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,7 +62,7 @@ class Worker:
         )
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the process says until it ends; half a line, of a process that died, is left out."""
+        """What the process says until it ends. Half a line, from a process that died, is left out."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.endswith("\n"):
@@ -90,13 +95,16 @@ class Worker:
     def end(self) -> str:
         """How the process ended, in words."""
         code = self.process.wait()
+        # A negative code is the number of the signal that ended the process.
         if code >= 0:
             return f"ended with exit code {code}"
         name = signal.Signals(-code).name
+        # SIGKILL is how the system ends a process when memory runs out.
         hint = ", probably for want of memory" if name == "SIGKILL" else ""
         return f"was ended by {name}{hint}"
 
     def _last_words(self) -> str:
+        """The last line that the process wrote to standard error; with ``debug`` the user has seen it already."""
         if self._errors is None:
             return ""
         self._errors.seek(0)
@@ -127,12 +135,14 @@ class LocalProcesses:
         """
         self._bundle, self._threads, self._debug = bundle, thread_share(workers), debug
         self._settings = settings or {}
+        # The threads that serve the workers start successors while ``close`` may run.
         self._lock = threading.Lock()
         self._open: list[Worker] = []
         self._started = [self._start() for _ in range(workers)]
+        # All load at once; one is waited for, so that a bundle that cannot be loaded fails here, once.
         try:
             self.model = self._started[0].await_ready()
-        except BaseException:
+        except BaseException:  # also an interrupt by the user: no process may be left behind
             self.close()
             raise
 
@@ -167,6 +177,7 @@ class LocalProcesses:
             arguments = (worker, number == 0, waiting, held_by_dead, results)
             threading.Thread(target=self._serve, args=arguments, daemon=True).start()
         serving = len(working)
+        # Each thread ends with one ``None``, or with an exception that ends the run.
         while serving:
             result = results.get()
             if isinstance(result, Exception):
@@ -175,6 +186,7 @@ class LocalProcesses:
                 serving -= 1
             else:
                 yield result
+        # Alone, since a dead worker held up to three scans: only one of them may be to blame.
         for job in held_by_dead:
             yield self._run_alone(job)
 
@@ -201,6 +213,7 @@ class LocalProcesses:
                 held_by_dead.extend(held)
                 if not waiting:
                     break
+                # Without a scan to blame, the next worker would die as well, without end.
                 if not held:
                     raise WorkerError(f"a worker process {worker.end()} although it had nothing to do")
                 worker, ready = self._start(), False
@@ -236,7 +249,8 @@ def _feed(
         elif message["event"] == "done":
             del held[message["row"]["case"]]
             results.put(message["row"])
-        if asks and not (held and 0 < len(waiting) <= reserved):
+        last_ones = 0 < len(waiting) <= reserved
+        if asks and not (held and last_ones):
             asks = False
             job = _next_of(waiting)
             if job is not None:

@@ -21,12 +21,15 @@ from covsev.report.outputs import write
 from covsev.report.tables import row
 from covsev.scan import Scan, load_scan
 
-_computing = threading.Lock()  # one scan at a time, whatever the number of threads of a Dask worker
+_computing = threading.Lock()
+"""One scan at a time, whatever the number of threads of a Dask worker: each computes with all cores of its share."""
 cached_model = cache(load_model)
+"""The model of a Dask worker, which gets its scans as single tasks: loaded once, not for each of them."""
 
 
 def describe(model: LesionModel) -> dict[str, Any]:
     """What of a model decides the results, for fingerprints and the manifest: all but what is for single slices."""
+    # Minus infinity means no limit, which JSON cannot write.
     min_hu = model.postprocessing.min_consolidation_hu
     return {
         "covsev_version": __version__,
@@ -65,6 +68,7 @@ def work_through(jobs: Iterable[Job], model: LesionModel, report: Callable[[Row]
         writing: Future[None] | None = None
         for job, scan in _read_ahead(jobs, reader):
             assessment = compute(job, scan, model)
+            # The scan before must be written first: without waiting, finished scans would pile up in memory.
             if writing is not None:
                 writing.result()
             writing = writer.submit(lambda job, assessment: report(finish(job, assessment)), job, assessment)

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from covsev.errors import CovsevError
 from covsev.options import BUNDLES
 
+# MONAI imports each of these where it is installed, and covsev's inference uses none of them.
 _FOR_TRAINING = (
     "IPython",
     "ignite",
@@ -36,9 +37,11 @@ _FOR_TRAINING = (
 
 @contextmanager
 def without_training_packages() -> Iterator[None]:
-    """Let MONAI find none of the packages that only training needs: where they are installed it imports them all,
-    which takes longer than everything else that a worker does before its first scan. Afterwards they can be imported
-    again, but MONAI goes without them until the process ends, so this is for covsev's own bundles only.
+    """Let MONAI find none of the packages that only training needs.
+
+    MONAI imports all of them where they are installed. That takes longer than everything else that a worker does
+    before its first scan. Afterwards they can be imported again, but MONAI goes without them until the process ends.
+    So this is for covsev's own bundles only.
     """
     hidden = [name for name in _FOR_TRAINING if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
@@ -60,11 +63,13 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
     speaking = threading.Lock()
 
     def say(event: str, **content: Any) -> None:
+        # Reading and writing run in threads of their own: their lines must not mix.
         with speaking:
             answers.write(json.dumps({"event": event} | content) + "\n")
-            answers.flush()
+            answers.flush()  # the parent waits for whole lines
 
     def jobs() -> Iterator[Job]:
+        # Each is asked for when the one before is handed on, so that it is read while that one is computed.
         say("next")
         while line := lines.get().strip():
             yield Job.from_json(line)
@@ -75,6 +80,7 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
     except CovsevError as error:
         say("refused", reason=str(error))
         return
+    # A thread of its own notices the parent's death also while a scan is computed.
     threading.Thread(target=_listen, args=(commands, lines), daemon=True).start()
     say("ready", model=describe(model))
     work_through(jobs(), model, lambda row: say("done", row=dict(row)))

@@ -8,11 +8,12 @@ import typer
 
 
 def require_finite(value: float) -> float:
-    """The value of an option, if it is a number: neither nan nor inf, which pass typer's limits.
+    """Return the value of an option if it is a finite number. Typer's limits let nan and inf pass.
 
     Raises:
         typer.BadParameter: if it is not.
     """
+    # nan is not below any minimum, and inf not above a maximum that is not set.
     if not math.isfinite(value):
         raise typer.BadParameter(f"expected a number; got {value}")
     return value

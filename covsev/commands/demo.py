@@ -21,6 +21,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the demonstration.")] = Path("demo"),
 ) -> None:
     """Make a synthetic scan, assess it, and compare what was measured with the truth."""
+    # Here and not above: it imports numpy and nibabel, which --help must not wait for.
     from covsev.commands.demonstration import compare, write_demo
 
     if run_assessment(write_demo(output).path, output).failed:

@@ -25,6 +25,7 @@ def fetch(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the CT series, one folder each.")],
 ) -> None:
     """Copy the CT series of a study from a DICOMweb server. The files name the patient."""
+    # Imported late, as in all commands, so that help is instant.
     from covsev.scan.dicom.web import fetch_study
 
     with console.errors_in_words():
@@ -38,12 +39,13 @@ def store(
 ) -> None:
     """Send the DICOM segmentations, reports and pictures of a results folder to a DICOMweb server."""
     from covsev.errors import DicomWebError
-    from covsev.scan.dicom import web as dicomweb
+    from covsev.scan.dicom import web
 
+    # Only what covsev made: the folder may hold the scan's own slices, too, which the server has already.
     suffixes = (SEGMENTATION_SUFFIX, STRUCTURED_REPORT_SUFFIX, CAPTURE_SUFFIX)
     with console.errors_in_words():
         paths = sorted(path for path in results.glob("*.dcm") if path.name.endswith(suffixes))
         if not paths:
             raise DicomWebError(f"{results}: no DICOM results in it; covsev severity --dicom writes them")
-        dicomweb.store(url, paths)
+        web.store(url, paths)
         typer.echo(f"{len(paths)} DICOM files stored at {url}")

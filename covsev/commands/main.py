@@ -36,6 +36,7 @@ def _common(
     pass
 
 
+# A module a group: each registers its own commands.
 for _group in (severity, demo, masks, dicomweb, report):  # in the order in which --help lists them
     _group.add_commands(app)
 

@@ -57,10 +57,11 @@ def score(
             lesions, lungs=lungs, lobes=lobes, scan=scan, labels=labels or (), resample=resample, case=case
         )
         content = write_scored(score_masks(masks, noise_floor_ml=noise_floor_ml), output)
+    # Printed also where a check failed: the table then says why there is no score.
     _print_scores(content)
     console.output.print(f"{escape(str(output))}   covsev {__version__}, {DISCLAIMER}", highlight=False)
     if content["quality"] == "fail":
-        raise typer.Exit(1)
+        raise typer.Exit(console.EXIT_SOME_FAILED)
 
 
 def _print_scores(content: dict[str, Any]) -> None:
@@ -68,7 +69,10 @@ def _print_scores(content: dict[str, Any]) -> None:
     for id_, result in content["scores"].items():
         value = "-" if result["value"] is None else f"{result['value']:.4g}"
         name = id_ + (" (approximate)" if result["approximate"] else "")
-        table.add_row(name, value, f"{result['maximum']:g}", escape(result["reading"] or result["reason"] or ""))
+        maximum = f"{result['maximum']:g}"
+        # A score with a value may have a reading; one without has a reason.
+        meaning = result["reading"] or result["reason"] or ""
+        table.add_row(name, value, maximum, escape(meaning))
     console.output.print(table)
     console.output.print(f"Finding: {escape(content['finding']['text'])}.", highlight=False)
     for flag in content["flags"]:
@@ -89,7 +93,7 @@ def scores() -> None:
             "source": entry.source,
         }
         for name, text in lines.items():
-            if text:
+            if text:  # not every score has bands, readings or an approximation
                 console.output.print(f"  {name}: {escape(text)}", highlight=False, soft_wrap=True)
 
 
@@ -107,10 +111,12 @@ def compare(
     ] = None,
 ) -> None:
     """Agreement with a reference: overlap and surfaces of masks, scores over many scans, the clinical class."""
+    # Under another name, since this command is called compare itself.
     from covsev.agreement.comparison import compare as compare_results
     from covsev.agreement.comparison import write_comparison
     from covsev.masks.conventions import KINDS
 
+    # The kinds are imported late, so typer cannot check them by itself.
     if kind not in (None, *KINDS):
         raise typer.BadParameter(f"expected one of {', '.join(KINDS)}", param_hint="--kind")
     with console.errors_in_words():
@@ -123,9 +129,11 @@ def compare(
             clinical=clinical,
         )
         written = write_comparison(found, output)
+    # The terminal gets the columns that fit; the files have all.
     _print_rows("Masks", found.masks, ("case", "structure", "dice", "surface_dice", "hd95_mm", "volume_error_ml"))
     _print_rows("Scores", found.scores, ("score", "pairs", "bias", "icc", "pearson_r", "kappa", "within_one"))
     _print_rows("Clinical class", found.clinical, ("score", "cases", "severe", "auc", "spearman_r"))
+    # Named, because a case that is missing on one side would otherwise drop out of the figures in silence.
     for name in found.unpaired:
         console.output.print(f"on one side only: {escape(name)}", highlight=False)
     for path in written:
@@ -169,4 +177,6 @@ def _print_rows(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

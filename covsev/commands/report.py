@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,16 +47,24 @@ def report(
     for path in paths:
         try:
             written = _write(load_result(path), viewer=viewer, png=png, pdf=pdf, slicer=slicer)
+        # One scan that was moved or deleted does not keep the others from their pages.
         except (CovsevError, OSError) as error:
             console.print_error(error)
             failed += 1
             continue
-        console.output.print(escape("\n".join(map(str, written))), highlight=False, soft_wrap=True)
+        _print_paths(written)
+    # Names and colours are the same for all scans: one file a map in the results' folder.
     tables = (write_slicer_colours if slicer else None, write_itksnap_labels if itksnap else None)
-    for write in filter(None, tables):
-        console.output.print(escape("\n".join(map(str, write(paths[0].parent)))), highlight=False, soft_wrap=True)
+    for write_table in filter(None, tables):
+        _print_paths(write_table(paths[0].parent))
     if failed:
         raise typer.Exit(console.EXIT_SOME_FAILED)
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
+    text = escape("\n".join(map(str, paths)))
+    # Soft-wrapped, so that a long path stays one line that can be copied.
+    console.output.print(text, highlight=False, soft_wrap=True)
 
 
 def _write(result: Result, *, viewer: bool, png: bool, pdf: bool, slicer: bool) -> list[Path]:
@@ -76,6 +85,7 @@ def _write(result: Result, *, viewer: bool, png: bool, pdf: bool, slicer: bool) 
     if slicer:
         write_segmentation(result.scan, *maps, result.beside(VIEWER_SUFFIX))
         written.append(result.beside(VIEWER_SUFFIX))
+    # The JSON file lists every result with its size. A page of another size would make the next run start anew.
     for path in written:
         record_output(result.path, path)
     return written

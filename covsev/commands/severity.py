@@ -53,7 +53,10 @@ def severity(
     dicom: Annotated[
         bool, typer.Option("--dicom", help="Also write DICOM SEG, SR and picture; scans must be DICOM series.")
     ] = False,
-    report: Annotated[bool, typer.Option(help="Write <case>_report.html, a page that needs no network.")] = True,
+    page: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write <case>_report.html, a page that needs no network."),
+    ] = True,
     viewer: Annotated[
         bool, typer.Option("--viewer", help="Put an interactive viewer in three planes into the page.")
     ] = False,
@@ -91,11 +94,12 @@ def severity(
     """
     from covsev.options import DEFAULT_BUNDLE, Options
 
+    # Options that contradict each other are refused before any work: guessing would hide a mistake.
     if cluster not in ("", "local"):
         raise typer.BadParameter(f"{cluster!r} is not 'local'; name another cluster by --scheduler")
     if scheduler and (cluster or workers > 1):
         raise typer.BadParameter("--scheduler brings its own workers; leave out --cluster and --workers")
-    if viewer and not report:
+    if viewer and not page:
         raise typer.BadParameter("--viewer is a part of the page; leave out --no-report")
     if quiet and as_json:
         raise typer.BadParameter("--quiet prints nothing and --json prints the rows; choose one")
@@ -112,7 +116,7 @@ def severity(
             keep_identifiers=keep_identifiers,
             uncertainty=uncertainty,
             dicom=dicom,
-            report=report,
+            report=page,
             viewer=viewer,
             device=device,
             runtime=runtime,
@@ -120,7 +124,7 @@ def severity(
         ),
         bundle=bundle or DEFAULT_BUNDLE,
         workers=workers,
-        scheduler=scheduler or cluster or None,
+        scheduler=scheduler or cluster or None,  # for a cluster on this machine, Dask's own address "local"
         overwrite=overwrite,
         quiet=quiet,
         as_json=as_json,
@@ -146,10 +150,11 @@ def run_assessment(
     from covsev.errors import CovsevError
     from covsev.scan import find_scans, require_scans
 
+    # To standard error, so that --json leaves nothing but JSON on standard output.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         sources = find_scans(scans)
-        require_scans(sources, scans)
+        require_scans(sources, scans)  # before a bar or a network appears for nothing
         sources = _best(sources, output, quiet=quiet) if best_series else sources
         with Progress(*columns, console=console.errors, disable=quiet) as progress:
             task = progress.add_task("assessing", total=len(sources))
@@ -157,7 +162,7 @@ def run_assessment(
                 sources, output, debug=debug, on_done=lambda _: progress.advance(task), **settings
             )
     except (CovsevError, OSError) as error:
-        if debug:
+        if debug:  # the traceback, not one line
             raise
         console.print_error(error)
         raise typer.Exit(console.EXIT_NOTHING_DONE) from error
@@ -167,6 +172,7 @@ def run_assessment(
         )
         raise typer.Exit(console.EXIT_INTERRUPTED) from None
     if as_json:
+        # Not by rich, which wraps lines at the terminal's width.
         typer.echo(json.dumps(list(result.rows), indent=2, allow_nan=False))
     elif not quiet:
         _print_result(result, output)
@@ -189,6 +195,7 @@ def _best(sources: list[ScanSource], output: Path, *, quiet: bool) -> list[ScanS
 def _print_result(result: BatchResult, output: Path) -> None:
     table = Table("case", "opacity %", "CT severity /25", "quality", "notes")
     for row in result.rows:
+        # A failed scan's row has no numbers, but a reason.
         if row["status"] == "failed":
             table.add_row(escape(row["case"]), "-", "-", "[red]failed[/red]", escape(row["reason"]))
             continue

@@ -31,14 +31,14 @@ def load_bundle(bundle: Path, settings: Mapping[str, Any], *, device: str = "cpu
         BundleError: if the folder, its configuration or its weights are missing or do not fit.
         SettingError: if the device, runtime or precision is unknown, or this machine does not have it.
     """
-    find_device(device)
+    find_device(device)  # refused here, before minutes of work and outside of MONAI's error messages
     config = Path(bundle) / "configs" / "inference.yaml"
     configs = [config] if network is None else [config, config.parent / network]
     if not config.is_file():
         raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
     if not configs[-1].is_file():
         raise BundleError(f"{configs[-1]}: there is no such configuration in the bundle")
-    from monai.bundle import ConfigParser
+    from monai.bundle import ConfigParser  # here, since it takes seconds to import
 
     parser = ConfigParser()
     try:
@@ -50,13 +50,13 @@ def load_bundle(bundle: Path, settings: Mapping[str, Any], *, device: str = "cpu
     for name, value in settings.items():
         if value is None:
             continue
-        if name not in parser:
+        if name not in parser:  # MONAI would add it, and nothing would read it
             raise BundleError(f"{config}: it has no {name}, so {value} cannot be used")
         parser[name] = str(value)
     try:
         return parser.get_parsed_content("model")
     except Exception as error:  # MONAI wraps whatever a component raised
-        if isinstance(error.__cause__, CovsevError):
+        if isinstance(error.__cause__, CovsevError):  # ours already say what is wrong
             raise error.__cause__ from None
         raise BundleError(f"{config}: the model cannot be built ({error.__cause__ or error})") from error
 
@@ -75,7 +75,7 @@ def read_weights(network: nn.Module, checkpoint: Path) -> str:
         raise BundleError(f"{checkpoint}: no weights there; train the bundle, or name other weights")
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = content.get("network", content)
+        state = content.get("network", content)  # a checkpoint of a run holds optimizer and epoch, too
         network.load_state_dict({key: _widened(value) for key, value in state.items()})
     except Exception as error:  # torch raises anything on broken files; the cause stays attached
         raise BundleError(f"{checkpoint}: weights cannot be used ({type(error).__name__})") from error

@@ -40,7 +40,8 @@ class SliceNetwork:
     @property
     def device(self) -> torch.device:
         """Where the network runs; one without parameters is OpenVINO's and runs on the CPU."""
-        return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
+        devices = (parameter.device for parameter in self.network.parameters())
+        return next(devices, torch.device("cpu"))
 
     @torch.inference_mode()
     def logits(self, *channels: Tensor) -> Tensor:
@@ -51,7 +52,8 @@ class SliceNetwork:
         """
         device = self.device
         on_device = [channel.to(device) for channel in channels]
-        image = on_device[0] if len(on_device) == 1 else torch.cat(on_device, dim=1)
+        image = on_device[0] if len(on_device) == 1 else torch.cat(on_device, dim=1)  # one alone needs no copy
+        # The network lies in memory so, too, see ``make_slice_network``.
         return self.inferer(image.contiguous(memory_format=torch.channels_last), self.network)
 
 
@@ -82,8 +84,10 @@ def make_slice_network(
         BundleError: if the checkpoint is missing, unreadable, or of another network.
         SettingError: as :func:`covsev.inference.runtime.with_runtime`.
     """
+    # Weights first: they fit the network as it was trained, not the merged layers of its inference form.
     digest = read_weights(network, Path(checkpoint))
     network = inference_form(network).to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    # OpenVINO compiles for one size of slices, so it has to be told before the first slice is seen.
     height, width = preprocessing.network_size
     example = torch.zeros(1, in_channels, height, width, device=device)
     network = with_runtime(

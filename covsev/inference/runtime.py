@@ -1,6 +1,6 @@
 """What runs a network: OpenVINO on the CPU where it is installed, else torch. Both give the same masks.
 
-OpenVINO needs its own form of a network. It is made once and kept in the cache folder under the weights' hash.
+OpenVINO needs its own form of a network. It is made once and kept in the cache folder, under the hash of the weights.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PART_SLICES = 2  # that a stream takes at a time: larger parts leave the caches,
 class OpenVinoNetwork(nn.Module):
     """A compiled OpenVINO model as a torch module: (N, C, H, W) float32 to (N, K, H, W), on the CPU.
 
-    A batch is divided among streams, each a thread of its own: two slices beside each other take less time than two
-    threads on one slice, which wait for each other after every layer.
+    A batch is divided among streams. Each stream has a thread of its own. Two slices side by side take less time than
+    two threads on one slice, because these wait for each other after every layer.
 
     Args:
         compiled: of ``openvino.Core.compile_model``, with one output.
@@ -49,16 +49,18 @@ class OpenVinoNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch, in its order."""
-        parts = image.contiguous().split(min(PART_SLICES, -(-len(image) // self.streams)))
+        slices_a_stream = -(-len(image) // self.streams)  # rounded up
+        parts = image.contiguous().split(min(PART_SLICES, slices_a_stream))
         results: dict[int, NDArray[np.float32]] = {}
         for position, part in enumerate(parts):  # the parts live until all are done, so they need not be copied
             self.queue.start_async({0: part.numpy()}, (results, position), share_inputs=True)
         self.queue.wait_all()
-        return torch.from_numpy(np.concatenate([results[position] for position in range(len(parts))]))
+        in_order = [results[position] for position in range(len(parts))]  # streams end in any order
+        return torch.from_numpy(np.concatenate(in_order))
 
 
 def _keep(request: Any, place: tuple[dict[int, NDArray[np.float32]], int]) -> None:
-    """Put a finished part in its place; the request's own memory is used again."""
+    """Put a finished part in its place. It is copied, because the request uses its memory again for the next part."""
     results, position = place
     results[position] = request.get_output_tensor(0).data.copy()
 
@@ -78,11 +80,11 @@ class Bfloat16Network(nn.Module):
         """Logits of a batch."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16):
             logits: Tensor = self.network(image)
-        return logits.float()
+        return logits.float()  # numpy, which comes next, has no bfloat16
 
 
 class Float32Network(nn.Module):
-    """A network whose convolutions are float32 on a GPU too, where cuDNN would take TensorFloat-32 by itself.
+    """A network whose convolutions are float32 on a GPU, too. By itself, cuDNN would take TensorFloat-32.
 
     Args:
         network: on its device.
@@ -94,6 +96,7 @@ class Float32Network(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch."""
+        # Set around the call, not once for the process: a program that calls covsev keeps its own settings.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             logits: Tensor = self.network(image)
         return logits
@@ -121,12 +124,14 @@ def with_runtime(
         raise SettingError(f"runtime must be one of {', '.join(RUNTIMES)}; got {runtime!r}")
     if precision not in PRECISIONS:
         raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    # Refused rather than imitated: the imitation is slow, and moves mask borders all the same.
     if precision == "bf16" and not has_bfloat16(device):
         raise SettingError(f"precision bf16: {_name(device)} has no bfloat16 arithmetic; use precision f32")
     if runtime == "openvino":
         _require_openvino(device)
         return _openvino_network(network, precision, example, weights)
-    if runtime == "auto" and device.type == "cpu" and find_spec("openvino") is not None:
+    may_convert = runtime == "auto" and device.type == "cpu"
+    if may_convert and find_spec("openvino") is not None:
         try:
             return _openvino_network(network, precision, example, weights)
         except Exception as error:  # OpenVINO raises its own errors; torch can do the work too
@@ -146,6 +151,7 @@ def find_device(name: str) -> torch.device:
     Raises:
         SettingError: for another name, or a GPU that torch does not find.
     """
+    # The whole name: it is pasted into the bundle's configuration, which is code.
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
         raise SettingError(f"device must be cpu, cuda, or one GPU such as cuda:1; got {name!r}")
     device = torch.device(name)
@@ -191,6 +197,7 @@ def _name(device: torch.device) -> str:
 def _import_openvino() -> Any:
     """OpenVINO, kept from reporting its use over the network: it takes its own stub where telemetry is missing."""
     if "openvino" not in sys.modules:
+        # None makes ``import openvino_telemetry`` fail, as if it were not installed.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -215,12 +222,15 @@ def _openvino_network(network: nn.Module, precision: str, example: Tensor, weigh
 def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any) -> Path:
     """OpenVINO's file of ``network``, made if the cache does not have it."""
     _, channels, height, width = example.shape
+    # All that the file depends on is in its folder's name, so an old conversion is never taken for a new network.
     made_by = f"covsev{__version__}-{_code_hash(network)}-openvino{openvino.__version__.split('-')[0]}"
     name = f"{weights[:16]}-{channels}x{height}x{width}-{made_by}"
     folder = cache_folder() / name
+    # The XML is asked for, not the folder: a user may have cleared the cache in part.
     if not (folder / "network.xml").is_file():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks of the sides, which stay as they are
+            # -1: batches of any size, since the last one of a scan is smaller.
             model = openvino.convert_model(network, example_input=example, input=[(-1, channels, height, width)])
         _save_whole(model, folder, openvino)
     return folder / "network.xml"
@@ -229,9 +239,10 @@ def _converted(network: nn.Module, example: Tensor, weights: str, openvino: Any)
 def _code_hash(network: nn.Module) -> str:
     """Hash of the source files of all modules in ``network`` that are not torch's: a mended network is a new one."""
     modules = {type(module).__module__ for module in network.modules()}
+    # Layers of torch have no source of their own here: what can be mended is covsev's and MONAI's code.
     files = {sys.modules[name].__file__ for name in modules if not name.startswith("torch.")}
     digest = hashlib.sha256()
-    for file in sorted(file for file in files if file):
+    for file in sorted(file for file in files if file):  # sorted: a set has no order, and the hash must not change
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:12]
 
@@ -239,9 +250,11 @@ def _code_hash(network: nn.Module) -> str:
 def _save_whole(model: Any, folder: Path, openvino: Any) -> None:
     """Write a model's two files into ``folder`` so that no other process sees half of them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: a rename is one step only within a file system.
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
     temporary.chmod(0o755)  # the cache may be shared
     try:
+        # OpenVINO's own default halves the weights, and masks would not be those of torch.
         openvino.save_model(model, temporary / "network.xml", compress_to_fp16=False)
         try:
             temporary.rename(folder)

@@ -1,4 +1,4 @@
-"""Thin slices seen together: slabs, batches of them, and smoothing from one to the next. numpy only."""
+"""Thin slices seen together: slabs, batches of them, and smoothing from one to the next. No torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Slabs:
     @property
     def number(self) -> int:
         """How many slabs there are."""
-        return -(-self.slices // self.size)
+        return -(-self.slices // self.size)  # rounded up: the last one may be smaller
 
     def of(self, levels: NDArray[np.intp]) -> NDArray[np.intp]:
         """The slabs that hold the slices ``levels``, each once, ascending."""
@@ -57,10 +57,11 @@ class Slabs:
 
     def levels_of(self, slab: int) -> slice:
         """The slices of one slab."""
-        return slice(slab * self.size, (slab + 1) * self.size)
+        first = slab * self.size
+        return slice(first, first + self.size)  # may end beyond the last slice, where numpy stops by itself
 
     def mean(self, hu: NDArray[Any], slabs: NDArray[np.intp], hu_window: tuple[float, float]) -> NDArray[Any]:
-        """(N, X, Y) mean within the window of each of ``slabs`` of a stack (Z, X, Y); single slices are left alone."""
+        """(N, X, Y) mean of each of ``slabs`` of a stack (Z, X, Y), within the window; single slices are left alone."""
         if self.size == 1:
             return hu[slabs]  # type: ignore[no-any-return]
         low, high = hu_window  # padding of -3024 HU in one slice is no reason for black in its neighbour
@@ -73,16 +74,19 @@ class Slabs:
 
     def between(self, values: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """(X, Y) for each slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        # One slice after the other: all of them in float32 would be a copy of the volume.
         for level in range(self.slices):
             yield self.plane(values, level)
 
     def plane(self, values: NDArray[np.float32], level: int) -> NDArray[np.float32]:
         """(X, Y) of one slice, interpolated between the middles of slabs with ``values`` (N, X, Y)."""
+        # Before the first middle and after the last, the values stay as they are there.
         position = np.interp(level, self._middles, np.arange(self.number))
-        lower, share = int(position), np.float32(position % 1)
-        if share == 0:
+        lower, share = int(position), np.float32(position % 1)  # float64 would make the slice float64
+        if share == 0:  # the last slab has no next one
             return values[lower]
-        return values[lower] + share * (values[lower + 1] - values[lower])
+        rise = values[lower + 1] - values[lower]
+        return values[lower] + share * rise
 
     @property
     def _middles(self) -> NDArray[np.float64]:
@@ -99,6 +103,11 @@ def batches(numbers: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
 
 
 def smooth_across(probability: NDArray[np.float32], sd: float) -> None:
-    """Smooth (N, X, Y) in place along its first axis by a Gaussian; beyond the ends it goes on as it is there."""
+    """Smooth (N, X, Y) in place along its first axis by a Gaussian; beyond the ends, the end values go on.
+
+    Args:
+        probability: of slabs or slices, one after the other.
+        sd: of the Gaussian, in slabs; 0 leaves all as it is.
+    """
     if sd > 0:
         gaussian_filter1d(probability, sd, axis=0, mode="nearest", output=probability)

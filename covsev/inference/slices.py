@@ -13,16 +13,17 @@ from torch import Tensor
 
 
 def resize_slices(slices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (N, C, H, W) slices to ``size``, bilinear and antialiased: the one resizer of training and serving.
+    """Resize (N, C, H, W) slices to ``size``, bilinear and antialiased.
 
-    The resizer is part of the model: plain and antialiased bilinear give visibly different masks.
+    This is the only resizer, in training and in serving. It is part of the model: plain and antialiased bilinear give
+    visibly different masks.
     """
     return F.interpolate(slices, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def probabilities_at(size: tuple[int, int], probability: Tensor) -> NDArray[np.float32]:
     """Probabilities (N, C, H, W) on a grid of ``size`` from those on the network's grid."""
-    resized = resize_slices(probability, size).clamp_(0, 1)
+    resized = resize_slices(probability, size).clamp_(0, 1)  # rounding leaves the range by a little
     return resized.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
@@ -62,6 +63,7 @@ class SlicePreprocessing:
         low, high = self.hu_window
         batch_first = np.moveaxis(slices, -1, 0)
         stack = torch.from_numpy(np.array(batch_first, dtype=np.float32, order="C"))  # always a copy
+        # In place, so that there is no second copy of the batch.
         windowed = stack.sub_(low).div_(high - low).clamp_(0, 1)
         return self.resize(windowed[:, None])
 

@@ -34,6 +34,7 @@ class LesionPostprocessing:
     """
 
     threshold: float
+    # The defaults change nothing: the numbers that were chosen stand in the bundles' ``inference.yaml``.
     axial_smoothing_mm: float = 0.0
     min_consolidation_hu: float = -math.inf
     min_consolidation_share: float = 0.0
@@ -104,7 +105,7 @@ class LesionModel:
     @torch.inference_mode()
     def infection(self, network_input: Tensor) -> Tensor:
         """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
-        single = self.prior or self
+        single = self.prior or self  # a model without a prior is a single network itself
         return torch.sigmoid(single.slice_network.logits(network_input))
 
     @torch.inference_mode()
@@ -120,7 +121,10 @@ class LesionModel:
             (N, 2, H, W) probabilities.
         """
         background_first = self.slice_network.logits(network_input, infection)
-        return probabilities_at(size, torch.sigmoid(background_first[:, 1:]))
+        # A sigmoid for each class, as in the loss, which takes each class by itself. The background is not needed:
+        # where infection is, the single network has said.
+        kinds = torch.sigmoid(background_first[:, 1:])
+        return probabilities_at(size, kinds)
 
     @torch.inference_mode()
     def predict(
@@ -140,7 +144,9 @@ class LesionModel:
         at_size = probabilities_at(size, infection)
         if self.prior is None:
             return at_size
-        return np.concatenate((at_size, self.predict_kinds(network_input, infection, size)), axis=1)
+        # The prior stays on the network's grid: resized to ``size`` and back, it would be blurred.
+        kinds = self.predict_kinds(network_input, infection, size)
+        return np.concatenate((at_size, kinds), axis=1)
 
 
 def load_model(
@@ -165,6 +171,7 @@ def load_model(
         BundleError: as :func:`covsev.inference.bundle.load_bundle`, and if the bundle's model is none of lesions.
         SettingError: as there.
     """
+    # None leaves the bundle's own value, and a single network's bundle has no ``prior_checkpoint`` to set.
     settings = {
         "checkpoint": checkpoint,
         "prior_checkpoint": prior_checkpoint,
@@ -172,7 +179,7 @@ def load_model(
         "precision": precision,
     }
     model = load_bundle(bundle, settings, device=device, network=network)
-    if not isinstance(model, LesionModel):
+    if not isinstance(model, LesionModel):  # a configuration can build anything under this name
         raise BundleError(f"{bundle}: its model is {type(model).__name__}, not one that finds lesions")
     return model
 
@@ -205,6 +212,7 @@ def make_model(
         SettingError: as :func:`covsev.inference.runtime.with_runtime`.
     """
     if prior is not None:
+        # The consolidation rules are left out: they are the multi network's alone.
         _require_same(preprocessing, prior.preprocessing, ("hu_window", "network_size", "crop_margin_mm", "slab_mm"))
         _require_same(postprocessing, prior.postprocessing, ("threshold", "axial_smoothing_mm"))
     slice_network = make_slice_network(
@@ -215,7 +223,7 @@ def make_model(
         batch_size=batch_size,
         name=name,
         device=device,
-        in_channels=1 if prior is None else 2,
+        in_channels=1 if prior is None else 2,  # the image, and the prior beside it
         runtime=runtime,
         precision=precision,
     )

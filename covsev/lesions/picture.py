@@ -28,11 +28,14 @@ def slice_probability(
     """
     if grey.ndim != 2 or grey.dtype != np.uint8:
         raise ValueError(f"grey must be a 2-D uint8 array; got {grey.dtype} of shape {grey.shape}")
+    # Not windowed: an 8-bit slice has been through a viewer's window already.
     image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
     given = None
     if prior is not None:
-        given = model.preprocessing.resize(torch.from_numpy(prior.astype(np.float32))[None, None])
-    return model.predict(model.preprocessing.resize(image), (grey.shape[0], grey.shape[1]), prior=given)[0]
+        mask = torch.from_numpy(prior.astype(np.float32))
+        given = model.preprocessing.resize(mask[None, None])
+    height, width = grey.shape
+    return model.predict(model.preprocessing.resize(image), (height, width), prior=given)[0]
 
 
 def segment_slice(
@@ -55,8 +58,9 @@ def label_slice(grey: NDArray[np.uint8], probability: NDArray[np.float32], model
     infected = probability[0] >= model.postprocessing.threshold
     if len(probability) == 1:
         return lesion_labels(infected, np.zeros_like(infected))
-    denser = (probability[2] > probability[1]) & (
-        grey > model.preprocessing.grey_of(model.postprocessing.min_consolidation_hu)
-    )
+    # A picture has no HU, so the bound is brought to grey by the window that the labelled pictures look like.
+    bound = model.preprocessing.grey_of(model.postprocessing.min_consolidation_hu)
+    denser = (probability[2] > probability[1]) & (grey > bound)
+    # Specks of consolidation are not drawn by radiologists: below this share of the slice all is ground glass.
     enough = (infected & denser).mean() >= model.postprocessing.min_consolidation_share
     return lesion_labels(infected, denser & enough)

@@ -1,12 +1,12 @@
 """How far lesion volumes and scores move when the input is mirrored and the threshold shifted (test-time augmentation).
 
-The lungs and lobes stay as they are, so the interval is that of the lesion mask alone: it says how sure the network is,
-not how near to the truth. Each mirrored input costs one more pass of the network.
+The lungs and lobes stay as they are, so the interval is that of the lesion mask alone. It says how sure the network is
+of its mask. It does not say how near the mask is to the truth. Each mirrored input costs one more pass of the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import nibabel as nib
@@ -21,8 +21,9 @@ from covsev.severity import SCORES, ScoreResult, SeverityReport, measure
 from covsev.severity.finding import find_infection
 from covsev.severity.intervals import Interval, ScoreInterval, Uncertainty
 
+# Left-right and front-back only: the network sees axial slices, so a scan upside down would be the same slices.
 FLIPS: tuple[tuple[str, ...], ...] = ((), ("L",), ("P",), ("L", "P"))
-"""Axes of the patient along which the input is mirrored; both together are a rotation by 180 degrees."""
+"""Axes of the patient along which the input is mirrored. Both together are a rotation by 180 degrees."""
 THRESHOLD_BAND = 0.1
 """The threshold of the probability is moved by this much down and up."""
 
@@ -48,19 +49,17 @@ def estimate_uncertainty(
         restrict_to_lungs: as for the mask itself.
     """
     segments = None if lobes is None else segments_of(lobes, scan.affine)
-    reports = [
-        report,
-        *(
-            measure(scan, lungs, lobes, lesions, segments=segments, noise_floor_ml=report.noise_floor_ml)
-            for lesions in _variants(scan, lungs, model, restrict_to_lungs)
-        ),
-    ]
+    # The report itself comes first, so that every interval holds the measured value.
+    reports = [report]
+    for lesions in lesion_variants(scan, lungs, model, restrict_to_lungs=restrict_to_lungs):
+        floor_ml = report.noise_floor_ml  # that of the run: a user may have set it
+        reports.append(measure(scan, lungs, lobes, lesions, segments=segments, noise_floor_ml=floor_ml))
     band = f"threshold {model.postprocessing.threshold:g} -/+ {THRESHOLD_BAND:g}"
     return Uncertainty(
         variants=len(reports) - 1,  # the first is there twice
         method=f"input mirrored {len(FLIPS)} ways, {band}; the lesion mask only",
         regions={name: _region_intervals(name, reports) for name in report.regions},
-        scores={score.id: _score_interval([found.scores[score.id] for found in reports]) for score in SCORES},
+        scores={score.id: score_interval([found.scores[score.id] for found in reports]) for score in SCORES},
     )
 
 
@@ -77,18 +76,27 @@ def with_interval(report: SeverityReport, uncertainty: Uncertainty) -> SeverityR
     return replace(report, finding=finding)
 
 
-def _variants(
-    scan: Scan, lungs: NDArray[np.uint8], model: LesionModel, restrict_to_lungs: bool
+def lesion_variants(
+    scan: Scan, lungs: NDArray[np.uint8], model: LesionModel, *, restrict_to_lungs: bool = True
 ) -> Iterator[NDArray[np.uint8]]:
-    """Lesion labels at the lowest and the highest threshold of each mirrored input, and at the usual one."""
+    """Lesion labels of each mirrored input, at three thresholds: the lowest, the usual and the highest.
+
+    Args:
+        scan, lungs, model, restrict_to_lungs: see :func:`covsev.lesions.volume.segment_lesions`.
+
+    Yields:
+        (X, Y, Z) uint8 on the scan's grid, in the order of :data:`FLIPS`; the first three are not mirrored.
+    """
     usual = model.postprocessing.threshold
+    # The band stays inside 0..1. At 0 every voxel would be infected, whatever the network says.
     low = max(usual - THRESHOLD_BAND, 0.01)
+    # One pass at the lowest threshold is enough: what lies above a higher one is a part of its mask.
     lenient = replace(model, postprocessing=replace(model.postprocessing, threshold=low))
     for flip in FLIPS:
         axes = _array_axes(scan, flip)
         mirrored = replace(scan, hu=np.flip(scan.hu, axes))
         found = segment_lesions(mirrored, np.flip(lungs, axes), lenient, restrict_to_lungs=restrict_to_lungs)
-        labels, probability = np.flip(found.labels, axes), np.flip(found.probability, axes)
+        labels, probability = np.flip(found.labels, axes), np.flip(found.probability, axes)  # mirrored back
         for threshold in (low, usual, min(usual + THRESHOLD_BAND, 0.99)):
             yield np.where(probability >= threshold, labels, np.uint8(0))
 
@@ -102,6 +110,7 @@ def _array_axes(scan: Scan, flip: tuple[str, ...]) -> tuple[int, ...]:
 
 def _region_intervals(name: str, reports: list[SeverityReport]) -> dict[str, Interval]:
     found = {}
+    # A measure that is None in one report, such as that of a lobe that is not known, has no interval.
     for measure_name in _INTERVALS:
         values = [getattr(report.regions[name], measure_name) for report in reports]
         if None not in values:
@@ -109,20 +118,33 @@ def _region_intervals(name: str, reports: list[SeverityReport]) -> dict[str, Int
     return found
 
 
-def _score_interval(results: list[ScoreResult]) -> ScoreInterval:
+def score_interval(results: Sequence[ScoreResult]) -> ScoreInterval:
+    """Lowest and highest value of one score, and which of its regions move.
+
+    Args:
+        results: of the mask itself first, then of each variant.
+
+    Returns:
+        the interval; without numbers and text if the score has no value in one of ``results``.
+    """
     values = [result.value for result in results]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return ScoreInterval(None, None, {}, "")
-    parts = {name: [float(result.parts[name] or 0) for result in results] for name in results[0].parts}
-    moving = {name: Interval(min(points), max(points)) for name, points in parts.items() if min(points) < max(points)}
-    return ScoreInterval(
-        min(known), max(known), moving, _text(known, {name: parts[name][0] for name in moving}, moving)
-    )
+    parts = {name: [_points(result, name) for result in results] for name in results[0].parts}
+    spread = {name: Interval(min(points), max(points)) for name, points in parts.items()}
+    moving = {name: interval for name, interval in spread.items() if interval.low < interval.high}
+    usual = {name: parts[name][0] for name in moving}
+    return ScoreInterval(min(known), max(known), moving, _text(known, usual, moving))
+
+
+def _points(result: ScoreResult, region: str) -> float:
+    return float(result.parts[region] or 0)  # a region without points counts as 0
 
 
 def _text(values: list[float], usual: Mapping[str, float], moving: Mapping[str, Interval]) -> str:
     """Which regions could be a band higher or lower than in the mask itself."""
+    # One region may rise by as much as another falls: the sum stays, and the text still has something to say.
     if min(values) == max(values) and not moving:
         return ""
     higher = [name.replace("_", " ") for name, interval in moving.items() if interval.high > usual[name]]

@@ -66,10 +66,11 @@ def segment_lesions(
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
-    The network sees the axial slices that hold lung, cropped to the lungs; where two or more fit into ``slab_mm`` it
-    sees their mean, and its probability is interpolated between the middles of such slabs. A voxel below
-    ``min_consolidation_hu`` is never called consolidation: the multi network, which learned from slices of unknown
-    windows, would.
+    The network sees the axial slices that hold lung, cropped to the lungs. Where two or more slices fit into
+    ``slab_mm``, it sees their mean. Its probability is then interpolated between the middles of such slabs.
+
+    A voxel below ``min_consolidation_hu`` is never called consolidation. The multi network alone would sometimes do so,
+    because it learned from slices of unknown windows.
 
     Args:
         scan: the scan.
@@ -87,21 +88,25 @@ def segment_lesions(
     x, y, z = lung_box(to_canonical(lungs, scan.affine), model.preprocessing.crop_margin_mm or 0.0, spacing_mm)
     sides = as_stack(to_canonical(lungs, scan.affine)[x, y, z])
     levels = occupied(sides, axis=0)
-    span = slice(int(levels[0]), int(levels[-1]) + 1)
+    first, last = int(levels[0]), int(levels[-1])
+    span = slice(first, last + 1)  # the box has a margin in z, too, but slices without lung are not looked at
     box = x, y, slice(z.start + span.start, z.start + span.stop)
+    # From here on all is a stack of slices within the box: whole volumes of numbers would be the peak of memory.
     hu, sides, levels = as_stack(to_canonical(scan.hu, scan.affine)[box]), sides[span], levels - span.start
     slabs = Slabs(len(hu), model.preprocessing.slices_per_slab(spacing_mm[2]))
     probability, priors = _find_infection(hu, slabs, levels, model)
+    # Lesions go on in the next slice; vessels that are cut across do not, and are smoothed away.
     smooth_across(probability, model.postprocessing.axial_smoothing_mm / (slabs.size * spacing_mm[2]))
     infected = np.stack([values >= model.postprocessing.threshold for values in slabs.between(probability)])
     if restrict_to_lungs:
         infected &= sides > 0
-    if model.prior is None:
+    if model.prior is None:  # a single network knows no kinds, so density decides
         denser = hu > CONSOLIDATION_HU
     else:
-        denser = _find_consolidation(hu, slabs, levels[infected[levels].any(axis=(1, 2))], model, priors)
+        with_infection = infected[levels].any(axis=(1, 2))  # the other slices have nothing to divide
+        denser = _find_consolidation(hu, slabs, levels[with_infection], model, priors)
         denser &= hu > model.postprocessing.min_consolidation_hu
-    labels = np.zeros_like(lungs)
+    labels = np.zeros_like(lungs)  # in the scan's memory order, see docs/design.md
     to_canonical(labels, scan.affine)[box] = as_volume(lesion_labels(infected, denser))
     kept = as_volume(slabs.at_slices(probability)) if keep_probability else None
     return LesionSegmentation(labels, _method(model, slabs, restrict_to_lungs), model.networks, box, kept, scan.affine)
@@ -117,6 +122,7 @@ def _find_infection(
         infection = model.infection(_network_input(hu, slabs, batch, model))
         probability[batch] = probabilities_at(hu.shape[1:], infection)[:, 0]
         if model.prior is not None:
+            # Before the smoothing, as in training, and in half precision until the multi network needs it.
             on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
     return probability, on_grid
 

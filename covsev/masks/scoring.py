@@ -15,7 +15,7 @@ from covsev.errors import CovsevError
 from covsev.labels import SEVERITY_SUFFIX
 from covsev.masks.reading import Masks
 from covsev.quality.result import Flag, check_geometry, check_masks, check_scan, stopped_by
-from covsev.report.tables import COLUMNS, row, severity_json
+from covsev.report.tables import COLUMNS, Provenance, row, severity_json
 from covsev.scan.writing import write_csv, write_json
 from covsev.severity import SeverityReport, measure_masks
 from covsev.severity.scores import DEFAULT_NOISE_FLOOR_ML
@@ -73,16 +73,14 @@ def write_scored(scored: Scored, folder: Path) -> dict[str, Any]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     case = scored.report.case
-    provenance = {
-        "source": str(scored.masks.scan.source),
-        "weights": "none",
-        "method": dict(scored.masks.method),
-        "recovered_ml": None,
-        "po_without_recovery_pct": None,
-        "airways_ml": None,
-        "seconds": {"severity": scored.seconds},
-    }
-    content, table = severity_json(scored.report, scored.flags, provenance), folder / "severity.csv"
+    provenance = Provenance(
+        source=str(scored.masks.scan.source),
+        weights="none",
+        method=dict(scored.masks.method),
+        seconds={"severity": scored.seconds},
+    )
+    content = severity_json(scored.report, scored.flags, provenance.as_json())
+    table = folder / "severity.csv"
     # The table is read before anything is written: one of something else is refused, and nothing has changed.
     rows = [*_rows_of_others(table, case), row(content)]
     write_json(content, folder / f"{case}{SEVERITY_SUFFIX}")

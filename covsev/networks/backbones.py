@@ -1,7 +1,7 @@
 """What InfNet asks of an encoder, and how an ImageNet RGB stem becomes a grey one.
 
-A backbone maps an image to five feature maps, at 1/2, 1/4, 1/8, 1/16 and 1/32 of its side. The side must be a multiple of
-32. ``channels`` says how many channels each map has, so that a decoder can be built without running the backbone.
+A backbone maps an image to five feature maps, at 1/2, 1/4, 1/8, 1/16 and 1/32 of its side. The side must be a multiple
+of 32. ``channels`` says how many channels each map has, so that a decoder can be built without running the backbone.
 """
 
 from __future__ import annotations

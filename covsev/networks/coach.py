@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from covsev.networks.infnet import make_backbone
+from covsev.networks.infnet import make_backbone, require_sides
 
 CELL = 16
 """Side of a mask's cell in pixels."""
@@ -53,9 +53,7 @@ class Coach(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of 32.
         """
-        height, width = image.shape[-2:]
-        if height % 32 != 0 or width % 32 != 0:
-            raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
+        require_sides(image)
         _, _, _, x16, x32 = self.backbone(image)
         coarse = F.interpolate(self.head32(x32), size=x16.shape[-2:], mode="bilinear", align_corners=False)
         return self.head16(x16) + coarse

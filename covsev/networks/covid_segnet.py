@@ -1,8 +1,8 @@
 """COVID-SegNet, a supervised baseline (Yan et al. 2020, arXiv 2004.10987), as a 2-D network.
 
 A U-Net of residual blocks. Feature-variation blocks in the encoder brighten, darken and highlight features, so that
-lesions differ from the chest wall. Progressive atrous spatial pyramid pooling at the bottom joins four dilations pair by
-pair.
+lesions differ from the chest wall. Progressive atrous spatial pyramid pooling at the bottom joins four dilations pair
+by pair.
 
 Deviations from the paper: 2-D instead of 3-D, because the labelled data are slices; logits instead of a softmax; five
 levels of 16 to 256 channels, for two CPU cores. The authors published no code. Where the paper leaves layer sizes open,
@@ -153,8 +153,8 @@ class CovidSegNet(nn.Module):
     ):
         super().__init__()
         # A multiple of 4: the pyramid halves the channels for its pairs, and again for the dilations of a pair.
-        halvable = len(channels) > 0 and channels[-1] % 4 == 0
-        if len(channels) < 2 or not halvable:
+        too_few = len(channels) < 2
+        if too_few or channels[-1] % 4 != 0:
             raise ValueError(f"channels must be two or more, the last a multiple of 4; got {tuple(channels)}")
         self.divisor = 2 ** (len(channels) - 1)
         self.first = _ResidualBlock(in_channels, channels[0])

@@ -36,7 +36,7 @@ _STAGES = (
     _Stage(4, 5, 2, 6, 192),
     _Stage(1, 3, 1, 6, 320),
 )
-_STEM_CHANNELS = 32  # Lite does not scale the stem, either
+_STEM_CHANNELS = 32  # of all variants: Lite does not scale its stem
 _TAPPED_STAGES = (0, 1, 2, 4, 6)  # the last stage at each of the strides 2, 4, 8, 16 and 32
 _SCALING = {  # variant: (width, depth), table 1 of the EfficientNet-Lite release
     "efficientnet_lite0": (1.0, 1.0),
@@ -129,7 +129,6 @@ class EfficientNetLite(Backbone):
             raise ValueError(f"variant must be one of {', '.join(_SCALING)}; got {variant!r}")
         self.variant = variant
         self.in_channels = in_channels
-        # The variants for larger pictures, Lite 3 and 4, are left out: covsev is to run on two CPU cores.
         stages = _scaled_stages(*_SCALING[variant])
         at2, at4, at8, at16, at32 = (stages[i].channels for i in _TAPPED_STAGES)
         self.channels = (at2, at4, at8, at16, at32)

@@ -1,6 +1,6 @@
 """InfNet with less to compute, for inference: the same function of the image, up to rounding.
 
-Two convolutions without an activation between them are one linear map. InfNet has such chains, and here they are merged.
+Two convolutions without an activation between them are one linear map. InfNet has such chains. Here they are merged.
 The zero padding inside a chain has the same effect as before, at the border too. Two tricks keep it:
 
 * A bias before a padding does not reach into the padding. It becomes the weight of an input channel of ones.
@@ -22,7 +22,7 @@ from covsev.networks.refined_infnet import RefinedInfNet
 
 
 def inference_form(network: nn.Module) -> nn.Module:
-    """A network that gives the answer of an InfNet, refined or not, with less arithmetic; any other network as it is."""
+    """A network that gives the answer of an InfNet, refined or not, with less work; any other network as it is."""
     # The exact types: a subclass, such as InpaintingInfNet, may have other layers than those merged here.
     if type(network) not in (InfNet, RefinedInfNet) or network.deep_supervision:
         return network
@@ -119,8 +119,8 @@ def _then_shrink(layer: nn.Module, factor: int) -> nn.Conv2d:
 def _shorten_tail(decoder: PartialDecoder) -> None:
     """Replace the last three layers, which are 3 x 3, 3 x 3 and 1 x 1, by two with fewer channels.
 
-    The new first layer has nine channels for each output: what each tap of the second kernel contributes. The new second
-    layer moves these nine to the places of their taps and adds them up. Its zero padding has the same effect as before.
+    The new first layer has nine channels for each output: what each tap of the second kernel contributes. The new
+    second layer moves these nine to the places of their taps and adds them up. Its zero padding acts as before.
     """
     (weight1, bias1), (weight2, bias2) = _folded(decoder.conv_concat3), _folded(decoder.conv4)
     last = decoder.conv5.weight.double()[:, :, 0, 0]

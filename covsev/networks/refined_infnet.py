@@ -39,8 +39,8 @@ def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequ
 class Refinement(nn.Module):
     """Corrects coarse logits with finer features.
 
-    A decoder of two levels, at 1/4 and 1/2 of the image's side. Its output is added to the coarse logits. Its last layer
-    starts at zero, so at first it changes nothing.
+    A decoder of two levels, at 1/4 and 1/2 of the image's side. Its output is added to the coarse logits. Its last
+    layer starts at zero, so at first it changes nothing.
 
     Args:
         fine_channels: of the encoder's features at 1/2 and 1/4.

@@ -88,7 +88,7 @@ class Res2Net50(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        # No pretrained weights ship for this encoder; every map here is where the published network takes it.
+        # The finest map is taken before pooling. InfNet itself does not use it; its refinement does.
         x0 = self.relu(self.bn1(self.conv1(with_ones(image))))
         x1 = self.layer1(self.maxpool(x0))
         x2 = self.layer2(x1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from covsev.networks.infnet import make_backbone
+from covsev.networks.infnet import make_backbone, require_sides
 
 TURNS = 3
 """Classes: 0, 90 and 180 degrees."""
@@ -38,8 +38,6 @@ class RotationNet(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of 32.
         """
-        height, width = image.shape[-2:]
-        if height % 32 != 0 or width % 32 != 0:
-            raise ValueError(f"image sides must be multiples of 32; got {height} x {width}")
+        require_sides(image)
         coarsest = self.backbone(image)[-1]  # the level that sees the most of the chest at once
         return self.head(coarsest.mean(dim=(2, 3)))

@@ -155,7 +155,8 @@ def _densities(regions: Mapping[str, RegionMeasures]) -> Iterator[Flag]:
     """Lungs whose mean is not that of lung: the values may be shifted, or no HU at all."""
     mean_hu = regions["both_lungs"].mean_hu
     limit = limits("not_hu")
-    if mean_hu is not None and not limit["min_mean"] <= mean_hu <= limit["max_mean"]:
+    least, most = limit["min_mean"], limit["max_mean"]
+    if mean_hu is not None and not least <= mean_hu <= most:
         yield make_flag("not_hu", f"the lungs' mean is {mean_hu:.0f}; voxels may not be HU", mean_hu=mean_hu)
 
 
@@ -172,7 +173,7 @@ def _overlaps(
         yield make_flag("lobes_not_lungs", text, pct=differ_pct)
     total_ml, outside_ml = lesion_voxels * voxel_ml, outside * voxel_ml
     limit = limits("lesion_outside_lung")
-    # Masks of two programs never end at the same voxel: a part of a large lesion is tolerated, a little of any.
+    # Masks of two programs seldom end at the same voxel: a part of a large lesion is tolerated, a little of any.
     tolerated_ml = max(limit["ml"], limit["pct"] / 100 * total_ml)
     if outside_ml > tolerated_ml:
         text = f"{outside_ml:.0f} of {total_ml:.0f} ml of lesion lie outside the lungs and do not count"
@@ -184,7 +185,7 @@ def _overlap_voxels(
 ) -> tuple[int, int, int, int]:
     """Voxels of lung, of lung without lobe or lobe without lung, of lesion, and of lesion outside the lungs."""
     found = np.zeros(4, dtype=np.int64)
-    # Slice by slice, as the arrays lie in memory: masks of the whole volume would need gigabytes.
+    # Slice by slice, as the arrays lie in memory: masks of the whole volume would be large and slow.
     for lung, lobe, lesion in zip(lungs.T, lobes.T, lesions.T, strict=True):
         lung, lobe, lesion = lung > 0, lobe > 0, lesion > 0
         masks = lung, lung != lobe, lesion, lesion & ~lung
@@ -198,6 +199,7 @@ def _overlap_voxels(
 
 def _check_lungs(lungs: LungSegmentation, regions: Mapping[str, RegionMeasures]) -> Iterator[Flag]:
     """What the segmentation of the lungs met: touching lungs, dense lung, leaks, fluid."""
+    # Codes that the segmentation itself raises; the rest is decided here, by volumes.
     texts = {
         "fused": "right and left lung touched and were split",
         "one_lung": "only one lung was found; the other side has no values",

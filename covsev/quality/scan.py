@@ -17,7 +17,7 @@ from covsev.scan.boxes import occupied
 _SAMPLES = 128
 """About so many rows and columns of a slice are compared with the next slice: enough to see a jump, and fast."""
 _NEIGHBOURS = 5
-"""Slices on each side that a change is compared with. The change along the body is no measure: it differs by level."""
+"""Slices on each side that a change is compared with: the usual change differs along the body."""
 _LARGEST_BYTE = 255
 _AIR_HU = -20
 """A CT holds air far below this: values that all lie above it are no CT in HU."""
@@ -68,7 +68,8 @@ def _slices(hu: NDArray[Any]) -> Iterator[Flag]:
         if inside:
             yield make_flag("blank_slices", f"{inside} slices inside the scan hold one value only", slices=inside)
     # Only pairs of real slices: the step to a blank one is large, and has its own flag.
-    compared = [int(z) for z in inner[:-1] if not blank[z + 1]]
+    but_last = inner[:-1]
+    compared = [int(z) for z in but_last if not blank[z + 1]]
     change = np.array([_change(grid, z) for z in compared])
     repeated = int((change == 0).sum())
     if repeated:
@@ -102,7 +103,7 @@ def _around(change: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 
 def _change(grid: NDArray[Any], z: int) -> float:
     """Mean change of HU, clipped to that of lung and soft tissue, from slice z to the next."""
-    # Clipped, since a table, a pacemaker or padding would outweigh the body; float32, since int16 would overflow.
+    # Clipped, since a few voxels of metal or padding would outweigh the body.
     lower, upper = (np.clip(grid[:, :, k].astype(np.float32), PADDING_HU, 400) for k in (z, z + 1))
     return float(np.abs(upper - lower).mean())
 
@@ -127,7 +128,8 @@ def _contrast(hu: NDArray[Any], lungs: NDArray[np.uint8]) -> Iterator[Flag]:
     box = slice(*sides), slice(int(front), int(back) + 1)
     lungs_there, values = middle[box], density[box]
     soft_from, soft_to = _SOFT_TISSUE_HU
-    tissue = values[(lungs_there == 0) & (values > soft_from) & (values < soft_to)]
+    soft = (values > soft_from) & (values < soft_to)
+    tissue = values[(lungs_there == 0) & soft]
     limit = limits("contrast")
     bright = np.count_nonzero(tissue > limit["hu"])
     share_pct = 100 * bright / max(1, tissue.size)
@@ -152,7 +154,7 @@ def check_geometry(scan: Scan) -> Iterator[Flag]:
         yield make_flag("too_few_slices", f"only {slices} slices, too few for volumes", slices=slices)
     elif slices < limits("few_slices")["slices"]:
         yield make_flag("few_slices", f"only {slices} slices", slices=slices)
-    # A scanner's pixels are square. Where x and y differ much, one of them is the distance of coronal or sagittal slices.
+    # Axial slices have square pixels. Where x and y differ much, one is the distance of coronal or sagittal slices.
     ratio = max(x_mm, y_mm) / min(x_mm, y_mm)
     oblique_deg = _obliquity_deg(scan.affine)
     limit = limits("non_axial")

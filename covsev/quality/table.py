@@ -34,26 +34,26 @@ CHECKS = (
     # Without HU no density means anything, so these fail: neither lungs nor high opacity could be trusted.
     Check("eight_bit", FAIL, "whole values from 0 to 255: an 8-bit picture, not HU"),
     Check("not_hu", FAIL, "values or the lungs' mean are not those of CT in HU", {"min_mean": -950, "max_mean": -300}),
-    # -850: aerated lung would lie at the window's floor. 100: soft tissue would lie at its ceiling.
+    # Every chest holds air below -850 HU and bone above 100: without them the values were clipped to a window.
     Check("windowed", FAIL, "HU clipped so far that lung or soft tissue is lost", {"low_hu": -850, "high_hu": 100}),
     Check("blank_slices", WARN, "slices of one value between others"),
     Check("repeated_slices", WARN, "neighbouring slices that are equal"),
-    # Only a warning: anatomy, too, changes more at some levels. The next slices are the measure, not all of them.
+    # The ratio is to the changes nearby, not to all: the usual change differs along the body.
     Check("slices_missing", WARN, "two neighbouring slices differ far more than others do", {"ratio": 1.6}),
     Check("contrast", WARN, "contrast medium: vessels may count as high opacity", {"hu": 120, "share_pct": 10}),
     # ---- its geometry
-    # The masks stay right where slices are few or thick: what suffers is the volume of what is small.
+    # Thick slices may miss small lesions. Few slices cannot give a volume.
     Check("thick_slices", WARN, "slices far apart", {"mm": 5}),
     Check("few_slices", WARN, "few slices", {"slices": 20}),
     Check("too_few_slices", FAIL, "too few slices for volumes", {"slices": 10}),
     Check(
         "non_axial", WARN, "slices are not axial: coronal or sagittal, or the grid is oblique", {"ratio": 2, "deg": 20}
     ),
-    # Volumes of tilted slices are exact, but the lobes' shapes are learned from upright stacks: less certain.
+    # Only a warning: volumes of tilted slices are exact, and the lobes are less certain.
     Check("tilted", WARN, "slices are tilted against their stack, as by a tilted gantry", {"deg": 2}),
     Check("no_orientation", WARN, "the header does not say how the patient lies"),
     # ---- the lungs
-    # One lung alone may be all that a patient has, so an odd volume is a warning; hardly any lung at all is no chest.
+    # An odd volume only warns, since a patient may have one lung. Hardly any lung at all is no chest, or a failed mask.
     Check("no_chest", FAIL, "hardly any lung", {"both_ml": 300}),
     Check("sides_swapped", FAIL, "the right lung lies to the left of the left lung"),
     Check("cut_at_top", WARN, "lung touches the upper end of the scan"),
@@ -108,6 +108,6 @@ def make_flag(code: str, text: str, **numbers: float) -> Flag:
         text: one sentence for readers, with the numbers.
         numbers: the same numbers for programs.
     """
-    # Plain rounded floats: JSON cannot write numpy's, and the last digits differ between machines.
+    # Python's floats: json cannot write the numbers of numpy that some checks hand over.
     rounded = {name: round(float(value), 6) for name, value in numbers.items()}
     return Flag(BY_CODE[code].level, code, text, rounded)

@@ -13,7 +13,7 @@ from covsev import __version__, labels
 from covsev.options import Options
 from covsev.report.overlay import write_overlay
 from covsev.report.page.page import write_report
-from covsev.report.tables import severity_json
+from covsev.report.tables import Provenance, severity_json
 from covsev.scan import save_labels, save_probability
 from covsev.scan.writing import write_json
 
@@ -35,11 +35,14 @@ def write(
     options = options or Options()
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / assessment.scan.case
-    everything = _provenance(assessment) | {"outputs": {}} | dict(provenance or {})
+    # The outputs are not known yet. Their key is set now, so that it keeps its place in the file.
+    made = _provenance(assessment).as_json() | {"outputs": {}}
+    everything = made | dict(provenance or {})
     content = severity_json(assessment.report, assessment.flags, everything, assessment.uncertainty)
     with ThreadPoolExecutor(1, "maps") as beside:  # compression leaves the interpreter to the drawing
         maps = beside.submit(_write_maps, assessment, base, options)
         shown = _write_shown(assessment, content, base, options)
+    # The JSON file comes last, and a resumed run looks for it: a scan with one is whole.
     content["outputs"] = {path.name: path.stat().st_size for path in (*maps.result(), *shown)}
     write_json(content, _suffixed(base, labels.SEVERITY_SUFFIX))
     return content
@@ -53,6 +56,7 @@ def _write_maps(assessment: Assessment, base: Path, options: Options) -> list[Pa
         labels.LOBES_SUFFIX: (assessment.lobes.labels, "none"),
         labels.LESIONS_SUFFIX: (assessment.lesions.labels, weights),
     }
+    # "none" for maps that no network made.
     for suffix, (label_map, made_by) in maps.items():
         save_labels(label_map, scan, _suffixed(base, suffix), weights=made_by)
     suffixes = [*maps]
@@ -65,6 +69,7 @@ def _write_maps(assessment: Assessment, base: Path, options: Options) -> list[Pa
 def _write_shown(assessment: Assessment, content: Mapping[str, Any], base: Path, options: Options) -> list[Path]:
     """What is made to be looked at: the overlay, DICOM objects and the page, as far as asked for; their paths."""
     scan, maps = assessment.scan, (assessment.lungs.labels, assessment.lobes.labels, assessment.lesions.labels)
+    # The overlay first: the DICOM picture is made from its file.
     written = [_suffixed(base, labels.OVERLAY_SUFFIX)]
     write_overlay(scan, *maps, written[0], caption=_caption(assessment))
     if options.dicom:
@@ -76,6 +81,7 @@ def _write_shown(assessment: Assessment, content: Mapping[str, Any], base: Path,
 
 
 def _write_dicom(assessment: Assessment, folder: Path) -> list[Path]:
+    # Only here: few runs write DICOM, and what it needs is an extra.
     from covsev.report.dicom.objects import write_dicom
 
     return write_dicom(
@@ -94,6 +100,7 @@ def _write_dicom(assessment: Assessment, folder: Path) -> list[Path]:
 
 
 def _suffixed(base: Path, suffix: str) -> Path:
+    # Not with_suffix, which would cut a case's name at its last dot.
     return base.with_name(base.name + suffix)
 
 
@@ -105,26 +112,29 @@ def _caption(assessment: Assessment) -> str:
     return f"{assessment.scan.case}   opacity {opacity_text}   CT severity score {severity_text}"
 
 
-def _provenance(assessment: Assessment) -> dict[str, Any]:
-    return {
-        "source": str(assessment.scan.source),
-        "weights": assessment.weights,
-        "networks": {**assessment.lungs.networks, **assessment.lesions.networks},
-        "method": {
+def _provenance(assessment: Assessment) -> Provenance:
+    return Provenance(
+        source=str(assessment.scan.source),
+        weights=assessment.weights,
+        networks={**assessment.lungs.networks, **assessment.lesions.networks},
+        method={
             "lungs": assessment.lungs.method,
             "lobes": f"{assessment.lobes.method}: {assessment.lobes.reason}",
             "lesions": assessment.lesions.method,
         },
-        "recovered_ml": assessment.lungs.recovered_ml,
-        "po_without_recovery_pct": _opacity_without_recovery_pct(assessment),
-        "airways_ml": assessment.lungs.airways_ml,
-        "fissure_support": dict(assessment.lobes.fissure_support),
-        "seconds": dict(assessment.seconds),
-    }
+        recovered_ml=assessment.lungs.recovered_ml,
+        po_without_recovery_pct=_opacity_without_recovery_pct(assessment),
+        airways_ml=assessment.lungs.airways_ml,
+        fissure_support=dict(assessment.lobes.fissure_support),
+        seconds=dict(assessment.seconds),
+    )
 
 
 def _opacity_without_recovery_pct(assessment: Assessment) -> float | None:
-    """Percentage of opacity in the lungs as the threshold alone sees them; ``None`` without any."""
+    """Percentage of opacity in the lungs as the threshold alone sees them; ``None`` without such lung.
+
+    Compared with the score, it shows what the recovery of dense disease added.
+    """
     lungs, voxels, infected = assessment.lungs, 0, 0
     planes = zip(lungs.labels.T, lungs.recovered_mask.T, assessment.lesions.labels.T, strict=True)
     for sides, recovered, lesions in planes:  # by slice: masks of the whole scan would be the peak of its memory

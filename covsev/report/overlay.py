@@ -57,8 +57,8 @@ def write_overlay(
     axial_slices = [[volume[:, :, z] for volume in shown] for z in axial]
     # z grows to the head and a picture's rows grow downwards: reversed, the head is at the top.
     coronal_slices = [[volume[:, y, ::-1] for volume in shown] for y in coronal]
-    tiles = [_tile(*arrays, (x_mm, y_mm)) for arrays in axial_slices]
-    tiles += [_tile(*arrays, (x_mm, z_mm)) for arrays in coronal_slices]
+    tiles = [_tile(*arrays, spacing_mm=(x_mm, y_mm)) for arrays in axial_slices]
+    tiles += [_tile(*arrays, spacing_mm=(x_mm, z_mm)) for arrays in coronal_slices]
     names = [f"axial {z + 1} of {hu.shape[2]}" for z in axial]
     names += [f"coronal {y + 1} of {hu.shape[1]}" for y in coronal]
     picture = _sheet(tiles, names, caption)
@@ -77,7 +77,7 @@ def _levels(lungs: NDArray[np.uint8], lesions: NDArray[np.uint8], *, axis: int, 
 
 
 def _tile(
-    hu: NDArray[Any], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], spacing_mm: tuple[float, float]
+    hu: NDArray[Any], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], *, spacing_mm: tuple[float, float]
 ) -> Image.Image:
     """One slice (columns, rows) as an RGB square: lesions tinted, lobes outlined."""
     rgb = np.repeat(lung_grey(hu)[:, :, None], 3, axis=2)

@@ -46,7 +46,9 @@ def find_results(folder: Path) -> list[Path]:
     Raises:
         CovsevError: if there are none.
     """
-    found = [folder] if folder.name.endswith(SEVERITY_SUFFIX) else sorted(folder.glob(f"*{SEVERITY_SUFFIX}"))
+    is_one = folder.name.endswith(SEVERITY_SUFFIX)
+    found = [folder] if is_one else sorted(folder.glob(f"*{SEVERITY_SUFFIX}"))
+    # A folder that is not there has no files, and one named file may not be there, either.
     if not found or not found[0].is_file():
         raise CovsevError(f"{folder}: no *{SEVERITY_SUFFIX} in it; name the output folder of covsev severity")
     return found
@@ -62,6 +64,7 @@ def read_content(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CovsevError(f"{path}: cannot be read as JSON; assess the scan again") from error
+    # Any JSON may end in this name; all that follows needs a case.
     if not isinstance(content, dict) or "case" not in content:
         raise CovsevError(f"{path}: not a result of covsev severity, it names no case")
     return content
@@ -76,10 +79,12 @@ def load_result(path: Path) -> Result:
         CovsevError: if the JSON file is none.
     """
     content = read_content(path)
+    # The case's name may hold folders that the scan's file alone does not tell.
     scan = replace(load_scan(_source(content, path)), case=content["case"])
     maps = []
     for suffix in (LUNGS_SUFFIX, LOBES_SUFFIX, LESIONS_SUFFIX):
         found, affine, _ = read_labels(beside(path, suffix))
+        # The scan may have been replaced since: maps of another one would be drawn in the wrong place.
         require_same_grid(scan, found.shape, affine, name=beside(path, suffix).name)
         maps.append(found)
     return Result(path, content, scan, *maps)
@@ -87,6 +92,7 @@ def load_result(path: Path) -> Result:
 
 def _source(content: Mapping[str, Any], path: Path) -> Path:
     source = Path(str(content.get("source") or "unknown"))
+    # Results that were moved or sent on have the scan beside them, if at all.
     for place in (source, path.parent / source.name):
         if place.exists():
             return place

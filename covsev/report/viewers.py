@@ -28,7 +28,9 @@ _ITKSNAP_HEAD = """\
 """
 _CATEGORIES = "Segmentation category and type - 3D Slicer General Anatomy list"
 _ANATOMY_CODES = "Anatomic codes - DICOM master list"
+"""Names of two lists of terms that 3D Slicer brings."""
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+"""NRRD's space is given as LPS here, as 3D Slicer writes it; covsev's affines lead to RAS."""
 
 
 def write_itksnap_labels(folder: Path) -> list[Path]:
@@ -46,7 +48,7 @@ def _write_each(folder: Path, name: str, text: Any) -> list[Path]:
     for map_name, labels in MAPS.items():
         path = folder / name.format(map_name)
         with replacing(path) as temporary:
-            temporary.write_text(text(labels), encoding="ascii")
+            temporary.write_text(text(labels), encoding="ascii")  # an umlaut would be read in different ways
         written.append(path)
     return written
 
@@ -75,9 +77,9 @@ def _one_word(text: str) -> str:
 def write_segmentation(
     scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8], path: Path
 ) -> None:
-    """Write a ``.seg.nrrd``: one layer a map, every segment with its name, colour and code, on ``scan``'s own grid.
+    """Write a ``.seg.nrrd`` on ``scan``'s own grid. Each map is a layer; segments have name, colour and code.
 
-    The form is that of 3D Slicer's segmentations: the first axis is the layer, the space is LPS.
+    The form is that of 3D Slicer's segmentations: the first axis is the layer, and the space is LPS.
 
     Args:
         scan: the scan whose grid it is.
@@ -96,6 +98,7 @@ def write_segmentation(
 
 
 def _grid(scan: Scan) -> dict[str, Any]:
+    # NRRD has one row an axis, an affine one column an axis.
     directions = (_RAS_TO_LPS @ scan.affine[:3, :3]).T
     return {
         "space": "left-posterior-superior",
@@ -135,14 +138,16 @@ def _extent(mask: NDArray[np.bool_]) -> str:
 
 
 def terminology(label: Label) -> str:
-    """What a label is in 3D Slicer's form: context, category, type, modifier; the anatomic region stays empty.
+    """What a label is in 3D Slicer's form: context, category, type, modifier. The anatomic region stays empty.
 
     A term that is private to covsev is left out.
     """
     site = SITES.get(label.name)
+    # Lungs and lobes are anatomy, perhaps with a side; lesions are findings without one.
     category, term, side = (ABNORMAL, FINDINGS.get(label.name), None) if site is None else (ANATOMY, *site)
     if term is None or term.scheme == PRIVATE_SCHEME:
         term = None
+    # "~" parts the terms and "^" their fields; an empty term keeps its place.
     coded = "~".join(_coded(part) for part in (category, term, side))
     return f"{_CATEGORIES}~{coded}~{_ANATOMY_CODES}~^^~^^"
 

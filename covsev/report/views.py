@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from covsev.labels import LUNG_WINDOW_HU
 
 
-def lung_grey(hu: NDArray[Any]) -> NDArray[np.float32]:
+def lung_grey(hu: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """Densities in the lung window as grey: black (0) at its lower end and below, white (255) at its upper end."""
     low, high = LUNG_WINDOW_HU
     # float32 first: the difference of two int16 may not fit into int16.

@@ -119,7 +119,7 @@ def _fill(
 ) -> None:
     """Add up slice by slice: the working memory is that of one slice."""
     for z in range(len(lungs)):
-        # Lobes reach a little beyond the lungs, or the other way round: a voxel of either one counts.
+        # Lobes and lungs may differ at their border: a voxel of either one counts.
         inside = (lungs[z] | lobes[z]) > 0
         if not inside.any():
             continue

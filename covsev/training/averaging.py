@@ -1,4 +1,4 @@
-"""A running average of a network's weights, which generalises better than the last weights of a short training."""
+"""A running average of a network's weights. After a short training it generalises better than the last weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 class WeightAverage:
     """Handler that moves an average of weights and buffers towards the network's after each iteration.
 
-    Its momentum depends on the iteration's number alone, so that a continued training does what an uninterrupted one
-    does; ignite's ``EMAHandler`` starts its warm-up anew.
+    Its momentum depends on the iteration's number alone. So a continued training does what an uninterrupted one does.
+    The ``EMAHandler`` of ignite starts its warm-up anew instead.
 
     Args:
         network: in training; a ``DistributedDataParallel`` is unwrapped.
@@ -43,6 +43,7 @@ class WeightAverage:
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be in (0, 1]; got {value}")
         self.network = network.module if isinstance(network, DistributedDataParallel) else network
+        # A whole network, not a list of tensors: it can be evaluated, and has the state dict that is saved.
         self.ema_model = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.momentum = momentum
         self.warmup_momentum = warmup_momentum
@@ -54,8 +55,10 @@ class WeightAverage:
 
     def momentum_at(self, iteration: int) -> float:
         """Momentum of iteration 1, 2, ..."""
+        # Early weights are far from good. A high momentum lets the average forget them soon.
         done = min(1.0, (iteration - 1) / max(1, self.warmup_iterations - 1))
-        return self.warmup_momentum + (self.momentum - self.warmup_momentum) * done
+        change = self.momentum - self.warmup_momentum
+        return self.warmup_momentum + change * done
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
@@ -64,9 +67,10 @@ class WeightAverage:
         for average, current in zip(_tensors(self.ema_model), _tensors(self.network), strict=True):
             if average.is_floating_point():
                 average.lerp_(current, momentum)
-            else:
+            else:  # counters of batch norm are whole numbers and have no mean
                 average.copy_(current)
 
 
 def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    # Buffers, too: the statistics of batch norm must be those that the averaged weights would see.
     return chain(network.parameters(), network.buffers())

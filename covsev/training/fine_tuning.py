@@ -44,6 +44,7 @@ class DrawnEachEpoch(Sampler[int]):
         return self.always + self.drawn
 
     def __iter__(self) -> Iterator[int]:
+        # torch's own generator, which ReseedEachEpoch seeds from the epoch's number.
         drawn = self.always + torch.randperm(self.further)[: self.drawn]
         items = torch.cat((torch.arange(self.always), drawn))
         yield from items[torch.randperm(len(items))].tolist()
@@ -70,7 +71,7 @@ class FineTuning:
     preprocessing: Callable[..., Any]
     device: torch.device
     batch_size: int = 5
-    learning_rate: float = 3e-4
+    learning_rate: float = 3e-4  # lower than the 1e-3 of a training from ImageNet: the weights are good already
     weight_decay: float = 1e-4
     ema_momentum: float = 0.01
     drawn_per_epoch: int | None = None
@@ -96,16 +97,19 @@ class FineTuning:
             FloatingPointError: if the weights become infinite or undefined.
         """
         order = DrawnEachEpoch(len(records), len(further), self.drawn_per_epoch)
-        if len(order) < self.batch_size:
+        if len(order) < self.batch_size:  # an epoch without a batch would train nothing, silently
             raise ValueError(f"{len(order)} slices are fewer than a batch of {self.batch_size}")
         set_determinism(seed)
+        # Other keys of a record, such as its fold, could not be joined to batches.
         data = [{key: record[key] for key in ("image", "infection")} for record in (*records, *further)]
         dataset = CacheDataset(data, self.preprocessing, progress=False)
+        # Batch norm takes its statistics from a batch. Those of a small last one would be poor, so it is dropped.
         loader = DataLoader(dataset, batch_size=self.batch_size, sampler=order, drop_last=True)
         ema = WeightAverage(self.network, momentum=self.ema_momentum)
         self._trainer(loader, epochs, [ema, ReseedEachEpoch(loader, seed)]).run()
         state: dict[str, Tensor] = dict(ema.ema_model.state_dict())
-        if not all(value.isfinite().all() for value in state.values()):
+        finite = (value.isfinite().all() for value in state.values())
+        if not all(finite):
             raise FloatingPointError(f"training diverged at learning_rate {self.learning_rate}")
         return state
 
@@ -113,6 +117,7 @@ class FineTuning:
         rate = self.learning_rate
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=self.weight_decay)
         steps = epochs * len(loader)
+        # The rate rises for a tenth of the steps and then falls, as in train.yaml.
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
         return SupervisedTrainer(
             device=self.device,
@@ -127,6 +132,6 @@ class FineTuning:
                 StatsHandler(iteration_log=False),
             ],
             key_train_metric={"loss": Average(output_transform=itemgetter("loss"))},
-            metric_cmp_fn=lt,
+            metric_cmp_fn=lt,  # a loss: lower is better
             decollate=False,
         )

@@ -24,7 +24,7 @@ def boundary_weights(mask: Tensor, *, strength: float = 5.0, kernel: int = 31) -
     # One axis after the other: the same mean as of the square window, in a fifteenth of the time.
     rows = F.avg_pool2d(mask, (kernel, 1), stride=1, padding=(kernel // 2, 0))
     local_mean = F.avg_pool2d(rows, (1, kernel), stride=1, padding=(0, kernel // 2))
-    return 1 + strength * (local_mean - mask).abs()
+    return 1 + strength * (local_mean - mask).abs()  # deep inside and far outside both are equal
 
 
 class SegmentationLoss(_Loss):
@@ -63,9 +63,12 @@ class SegmentationLoss(_Loss):
         pixels = (2, 3)
         bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         weighted_bce = (weights * bce).sum(pixels) / weights.sum(pixels)
+        # Sums over the pixels of each slice and channel alone: a large lesion does not hide a small one elsewhere.
         prob = torch.sigmoid(logits)
         intersection = (weights * prob * target).sum(pixels)
-        union = (weights * (prob + target - prob * target)).sum(pixels)
+        either = prob + target - prob * target
+        union = (weights * either).sum(pixels)
+        # Without the smoothing, a slice without infection that is left empty would give 0 / 0.
         iou_loss = 1 - (intersection + 1) / (union + 1)  # the published smoothing of one pixel
         return (iou_loss + self.bce_factor * weighted_bce).mean()
 
@@ -98,8 +101,10 @@ class InfNetLoss(_OfSegmentation):
         """
         lesion, edge = target[:, :-1], target[:, -1:]
         maps = outputs[:-1]
+        # The weights depend on the target alone, so all maps share them.
         shared = (self.segmentation.weights(lesion),) if isinstance(self.segmentation, SegmentationLoss) else ()
         segmentation = sum(self.segmentation(logits, lesion, *shared) for logits in maps)
+        # The edge is not weighted towards the boundary: it is the boundary.
         return segmentation + F.binary_cross_entropy_with_logits(outputs.edge, edge)
 
 

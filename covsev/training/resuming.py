@@ -36,6 +36,7 @@ class ReseedEachEpoch:
 
     def __call__(self, engine: Engine) -> None:
         """Reseed, and start the loader anew, since its order was drawn with the old seed."""
+        # The epoch's number, not what random numbers were used before: a continued run does not know those.
         seed = self.seed + engine.state.epoch
         set_determinism(seed)
         set_rnd(self.loader.dataset, seed)
@@ -69,11 +70,13 @@ def run_resumable(
     Raises:
         FileNotFoundError: if ``resume`` is not a file.
     """
-    everything = {"engine": engine, **state}
+    everything = {"engine": engine, **state}  # the engine, too: it knows the epoch to go on from
     if resume is not None:
+        # Asked here: MONAI would say so only when the engine starts.
         if not Path(resume).is_file():
             raise FileNotFoundError(f"resume: {resume} is not a file")
         CheckpointLoader(str(resume), everything, map_location=engine.state.device).attach(engine)
     CheckpointSaver(str(output_dir), everything, save_interval=checkpoint_every, n_saved=1).attach(engine)
+    # A saver of its own: the last file holds what is used, not what a continued run needs.
     CheckpointSaver(str(output_dir), dict(final), save_final=True, final_filename=final_filename).attach(engine)
     engine.run()

@@ -27,12 +27,16 @@ def ship(checkpoint: Path, target: Path) -> str:
         ValueError: if ``checkpoint`` is no state dict, or a weight is not finite.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    # A checkpoint of a run holds dictionaries, among them the optimizer's numbers, and is not to be shipped.
+    tensors = (isinstance(value, torch.Tensor) for value in content.values())
+    if not content or not all(tensors):
         raise ValueError(f"{checkpoint}: not a state dict; is it a model.pt of train.yaml?")
     half = {name: value.half() if value.is_floating_point() else value for name, value in content.items()}
+    # Asked after the rounding: half precision ends at 65504, and a larger weight becomes infinite.
     broken = [name for name, value in half.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{checkpoint}: {broken[0]} is not finite in half precision")
+    # In one step: a bundle with half of its weights would be worse than one with the old ones.
     with replacing(target) as temporary:
         torch.save(half, temporary)
     return hashlib.sha256(target.read_bytes()).hexdigest()

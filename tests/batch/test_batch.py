@@ -251,7 +251,14 @@ def test_an_earlier_report_cannot_remove_other_files(tmp_path, bright_model):
 
 
 def test_a_job_travels_as_text(tmp_path):
-    options = Options(False, 2.0, True, True, device="cuda:1", precision="bf16")
+    options = Options(
+        restrict_to_lungs=False,
+        noise_floor_ml=2.0,
+        save_probability=True,
+        keep_identifiers=True,
+        device="cuda:1",
+        precision="bf16",
+    )
     job = Job(ScanSource("ä\udcff", tmp_path / "ä\udcff.nii", "1.2"), tmp_path, options, "f" * 64, debug=True)
     assert Job.from_json(job.to_json()) == job
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict, replace
+from itertools import islice
 
 import numpy as np
 import pytest
 
 from covsev.assessment import assess
-from covsev.lesions.uncertainty import FLIPS, _score_interval, _variants, estimate_uncertainty, with_interval
+from covsev.lesions.uncertainty import FLIPS, estimate_uncertainty, lesion_variants, score_interval, with_interval
 from covsev.lesions.volume import segment_lesions
 from covsev.masks.scoring import measure_masks
 from covsev.options import Options
@@ -56,9 +57,7 @@ def test_the_threshold_moves_the_lesion(estimated):
 
 def test_the_usual_threshold_without_mirroring_is_the_mask_itself(chest, bright_model):
     usual = segment_lesions(chest.scan, chest.lungs, bright_model).labels
-    low, same, high = [
-        variant for variant, _ in zip(_variants(chest.scan, chest.lungs, bright_model, True), range(3), strict=False)
-    ]
+    low, same, high = islice(lesion_variants(chest.scan, chest.lungs, bright_model), 3)
     np.testing.assert_array_equal(same, usual)
     assert ((high > 0) <= (usual > 0)).all()
     assert ((usual > 0) <= (low > 0)).all()
@@ -68,7 +67,7 @@ def test_the_usual_threshold_without_mirroring_is_the_mask_itself(chest, bright_
 def test_mirrored_variants_lie_where_the_mask_lies(bright_model, orientation):
     """A network that looks at single voxels does not mind mirrors: all flips give nearly one mask."""
     chest = make_phantom((4.0, 4.0, 8.0), orientation=orientation)
-    variants = list(_variants(chest.scan, chest.lungs, bright_model, True))
+    variants = list(lesion_variants(chest.scan, chest.lungs, bright_model))
     for variant in variants[4::3]:
         both = np.count_nonzero((variant > 0) & (variants[1] > 0))
         assert 2 * both / (np.count_nonzero(variant) + np.count_nonzero(variants[1])) > 0.97
@@ -118,7 +117,7 @@ def results(*points):
     ],
 )
 def test_what_could_be_a_band_higher_or_lower_is_said(points, text, parts):
-    found = _score_interval(results(*points))
+    found = score_interval(results(*points))
     assert found.text == text
     assert {name: (interval.low, interval.high) for name, interval in found.parts.items()} == parts
 

@@ -12,7 +12,6 @@ from toy_networks import SMALL, randomise
 from covsev.networks import Backbone, InfNet, InfNetOutput, RefinedInfNet, RefinedInfNetOutput, make_backbone
 from covsev.networks.backbones import RGB_MEAN, RGB_STD, fold_rgb_stem, with_ones
 from covsev.networks.efficientnet_lite import EfficientNetLite
-from covsev.networks.infnet import _not_lesion
 from covsev.networks.monai_efficientnet import MonaiEfficientNet
 from covsev.networks.res2net import Res2Net50
 
@@ -259,11 +258,24 @@ def test_scripted_infnet_equals_eager(architecture, name, deep):
     torch.testing.assert_close(tuple(actual), tuple(expected), atol=1e-4, rtol=0)
 
 
-def test_reverse_attention_looks_where_the_coarse_map_saw_nothing():
-    single = torch.tensor([[-9.0, 0.0, 9.0]]).view(1, 1, 1, 3)
-    torch.testing.assert_close(_not_lesion(single).flatten(), torch.tensor([1.0, 0.5, 0.0]), atol=2e-4, rtol=0)
-    multi = torch.stack((-single[:, 0], single[:, 0], single[:, 0]), dim=1)  # background first
-    torch.testing.assert_close(_not_lesion(multi), _not_lesion(single))
+@pytest.mark.parametrize(
+    ("lesion", "nothing"),
+    [([200.0], [-200.0]), ([-200.0, 200.0, 200.0], [200.0, -200.0, -200.0])],  # three classes: background first
+    ids=["single", "multi"],
+)
+def test_reverse_attention_looks_where_the_coarse_map_saw_nothing(lesion, nothing):
+    """Where the coarse map is sure of a lesion, the features change no number; where it saw nothing, they do."""
+    network = randomise(InfNet("efficientnet_lite0", out_channels=len(lesion), **SMALL))
+    channels, edge = network.backbone.channels[3], torch.zeros(1, 8, 16, 16)
+    moves = {}
+    for name, logits in (("lesion", lesion), ("nothing", nothing)):
+        coarse = torch.tensor(logits)[None, :, None, None].expand(1, -1, 8, 8)
+        with torch.no_grad():
+            some, others = (network.attention4(_image(1, channels, 8, 8, seed=seed), coarse, edge) for seed in (1, 2))
+        assert some.shape == coarse.shape
+        moves[name] = (some - others).abs().max()
+    assert moves["lesion"] == 0
+    assert moves["nothing"] > 1e-3
 
 
 @pytest.mark.parametrize("architecture", [InfNet, RefinedInfNet])

@@ -215,19 +215,18 @@ def test_only_the_player_whose_turn_it_is_learns(tiny_networks):
 def test_the_coach_learns_from_the_detached_painting(tiny_networks):
     """Its gradient is that of the loss's weights: mean error, minus the error at the pixel, by the erased area."""
     inpainter, coach = tiny_networks()
-    game = make_game((inpainter, coach), GameSchedule(), iterations=1)
-    masks = []
+    schedule = GameSchedule(first_epochs=1, later_epochs=1, total_epochs=2)  # the second epoch is the coach's
+    game = make_game((inpainter, coach), schedule, iterations=1)
+    masks, batches = [], []
 
     def watch(module, inputs, mask):
         mask.retain_grad()
         masks.append(mask)
 
     coach.register_forward_hook(watch)
-    game.turn = GameSchedule().turn(201)
-    batch = next(iter(probe()))
-    inpainter.eval().requires_grad_(False)
-    game._iteration(game, batch)
-    (mask,) = masks
+    game.add_event_handler(Events.ITERATION_COMPLETED, lambda: batches.append(game.state.batch))
+    game.run()
+    (mask,), (_, batch) = masks, batches
     with torch.no_grad():
         outputs = inpainter(erase(batch["image"], mask))
     leaf = mask.detach().requires_grad_()

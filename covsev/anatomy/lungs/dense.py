@@ -113,7 +113,8 @@ def _mm_behind(lungs: Mask, y_mm: float) -> NDArray[np.float64]:
     seen = np.maximum.accumulate(lungs, axis=1)
     lung_behind = np.flip(np.maximum.accumulate(np.flip(lungs, 1), axis=1), 1)
     beyond = seen & ~lung_behind
-    return np.cumsum(beyond, axis=1) * y_mm * beyond  # type: ignore[no-any-return]
+    depth = np.cumsum(beyond, axis=1).astype(np.float64)
+    return depth * y_mm * beyond  # type: ignore[no-any-return]
 
 
 def _lung_behind(fluid: Mask, lungs: Mask) -> NDArray[np.int64]:

@@ -15,10 +15,11 @@ from covsev.errors import ScanError
 from covsev.labels import CAPTURE_SUFFIX, SEGMENTATION_SUFFIX, STRUCTURED_REPORT_SUFFIX
 from covsev.quality.result import Flag
 from covsev.scan import Scan, replacing
-from covsev.scan.dicom import series as dicom
+from covsev.scan.dicom.series import frames_in_order
 from covsev.severity import SeverityReport
 
 _SERIES_NUMBER = 9003
+"""High, so that it stands behind the scanner's own series; 9001 is the segmentation, 9002 the report."""
 _MAY_BE_EMPTY = (
     "PatientID",
     "PatientName",
@@ -30,7 +31,7 @@ _MAY_BE_EMPTY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
-"""What every object of a study repeats, as it stands in the source: also as nothing."""
+"""Attributes that every object of a study repeats from its source. They must be there, but may be empty."""
 
 
 def require_dicom_source(scan: Scan) -> None:
@@ -45,6 +46,7 @@ def require_dicom_source(scan: Scan) -> None:
             "give the DICOM folder, or leave out --dicom",
             code="no_dicom_source",
         )
+    # Before the scan is assessed: minutes of work would end in a missing package.
     try:
         import highdicom  # noqa: F401
     except ImportError as error:
@@ -81,6 +83,7 @@ def write_dicom(
         ScanError: see :func:`require_dicom_source`; or if the source's headers lack what DICOM results need.
     """
     require_dicom_source(scan)
+    # Only now: these modules import highdicom, which need not be installed.
     from covsev.report.dicom.segmentation import make_segmentation
     from covsev.report.dicom.structured_report import make_report
 
@@ -100,13 +103,16 @@ def write_dicom(
 
 
 def source_headers(scan: Scan) -> tuple[list[pydicom.Dataset], list[int]]:
-    """Headers of the source images, and the position in them (image, or frame of the only one) of each slice along z.
+    """Headers of the source images, and where in them each slice lies.
+
+    Returns:
+        the headers, and for each slice along z its position: that of its image, or its frame in the only image.
 
     Raises:
         ScanError: if the slices lie in several files of several frames each: a segmentation can refer to one only.
     """
-    frames = dicom.frames_in_order(scan.source, scan.series_uid or "")
-    paths = list(dict.fromkeys(path for path, _ in frames))
+    frames = frames_in_order(scan.source, scan.series_uid or "")
+    paths = list(dict.fromkeys(path for path, _ in frames))  # each file once, in the order of the slices
     if 1 < len(paths) < len(frames):
         raise ScanError(
             f"{scan.source}: its slices lie in {len(paths)} multi-frame files, and a DICOM segmentation can refer to "
@@ -116,7 +122,9 @@ def source_headers(scan: Scan) -> tuple[list[pydicom.Dataset], list[int]]:
     headers: list[pydicom.Dataset] = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
     for header in headers:
         _complete(header, scan)
-    return headers, list(range(len(paths))) if len(paths) > 1 else [number for _, number in frames]
+    if len(paths) > 1:
+        return headers, list(range(len(paths)))
+    return headers, [number for _, number in frames]
 
 
 def _complete(header: pydicom.Dataset, scan: Scan) -> None:
@@ -124,9 +132,11 @@ def _complete(header: pydicom.Dataset, scan: Scan) -> None:
     for name in _MAY_BE_EMPTY:
         if name not in header:
             setattr(header, name, None)
+    # These two may not be empty: highdicom needs them to say where the slices lie.
     if not header.get("SliceThickness"):
         header.SliceThickness = f"{scan.spacing_mm[2]:.6g}"
     if not header.get("FrameOfReferenceUID"):
+        # Made from the series' UID: all slices must share it, and so must the results of a second run.
         header.FrameOfReferenceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID])
 
 

@@ -18,6 +18,8 @@ SEGMENTS = (*LUNGS, *LOBES, *LESIONS)
 MANUFACTURER = "covsev, open source"
 _SERIAL = "0"  # software has none, and the standard wants one
 _SERIES_NUMBER = 9001
+"""The first of three series; see also :mod:`covsev.report.dicom.objects`."""
+# The map that holds each label: lungs, lobes or lesions.
 _KINDS = {label.name: kind for kind, known in zip(FAMILIES, (LUNGS, LOBES, LESIONS), strict=True) for label in known}
 
 
@@ -45,10 +47,13 @@ def make_segmentation(
         maps: (X, Y, Z) labels on the scan's grid: ``lungs``, ``lobes`` and ``lesions``.
         versions: of what made each of them.
     """
-    pixels = _pixels(maps, order, frames=int(source[0].get("NumberOfFrames") or len(source)))
+    # One image of many frames, or as many images as slices.
+    frames = int(source[0].get("NumberOfFrames") or len(source))
+    pixels = _pixels(maps, order, frames=frames)
     return hd.seg.Segmentation(
         source_images=list(source),
         pixel_array=pixels,
+        # Binary: lungs and lobes overlap, and a label map holds one label a voxel.
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(label, versions) for label in SEGMENTS],
         series_instance_uid=hd.UID(),
@@ -59,6 +64,7 @@ def make_segmentation(
         manufacturer_model_name="covsev",
         software_versions=__version__,
         device_serial_number=_SERIAL,
+        # Empty frames are left out, but a segmentation without any frame cannot be written.
         omit_empty_frames=bool(pixels.any()),
         content_label="COVSEV",
         content_description="Lungs, lobes and lesions. Research use only",
@@ -69,15 +75,17 @@ def make_segmentation(
 def _pixels(maps: Mapping[str, NDArray[np.uint8]], order: Sequence[int], *, frames: int) -> NDArray[np.uint8]:
     """(frames, rows, columns, segments) of 0 and 1, frames in the order of the source."""
     columns, rows, _ = maps["lungs"].shape
+    # Segments first while it is filled: each one is written as a whole.
     pixels = np.zeros((len(SEGMENTS), frames, rows, columns), np.uint8)
-    for label in SEGMENTS:
+    for segment, label in zip(pixels, SEGMENTS, strict=True):
         label_map = maps[_KINDS[label.name]]
-        pixels[segment_number(label) - 1, list(order)] = label_map.transpose(2, 1, 0) == label.id
+        segment[list(order)] = label_map.transpose(2, 1, 0) == label.id
     return np.moveaxis(pixels, 0, -1)
 
 
 def _description(label: Label, versions: Mapping[str, str]) -> hd.seg.SegmentDescription:
     kind, site = _KINDS[label.name], SITES.get(label.name)
+    # Lungs and lobes are a place by themselves; a lesion is a finding, and its place is the lung.
     what = code(site.term if site else FINDINGS[label.name])
     if site and site.side:
         what.SegmentedPropertyTypeModifierCodeSequence = [code(site.side)]

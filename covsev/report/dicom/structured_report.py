@@ -36,6 +36,7 @@ from covsev.report.dicom.terms import (
 from covsev.severity import SCORES, RegionMeasures, SeverityReport
 
 _SERIES_NUMBER = 9002
+"""The second of three series; see also :mod:`covsev.report.dicom.objects`."""
 _MEASURES: tuple[tuple[str, Term, Term, Term | None], ...] = (
     ("volume_ml", VOLUME, MILLILITRE, None),
     ("lesion_ml", private("lesion_ml", "Volume of lesion in the region"), MILLILITRE, None),
@@ -65,6 +66,7 @@ def make_report(
         report: what was measured.
         flags: quality findings.
     """
+    # Only single lungs and lobes have a segment to refer to; both lungs together are a group without one.
     regions = [_region(label, report.regions[label.name], segmentation, source) for label in (*LUNGS, *LOBES)]
     lesions = [_lesion(label, report.regions["both_lungs"], segmentation, source) for label in LESIONS]
     content = hd.sr.MeasurementReport(
@@ -74,6 +76,7 @@ def make_report(
         title=codes.cid7021.ImagingMeasurementReport,
     )
     return hd.sr.ComprehensiveSR(
+        # All that the report refers to must be named as its evidence.
         evidence=[segmentation, *source],
         content=content[0],
         series_instance_uid=hd.UID(),
@@ -82,12 +85,13 @@ def make_report(
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
-        is_verified=False,
+        is_verified=False,  # no person has looked at it
         series_description="covsev measurements, research use only",
     )
 
 
 def _observer() -> hd.sr.ObserverContext:
+    # The UID is made from the version: the same software is the same observer in every report.
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=hd.UID(generate_uid(entropy_srcs=["covsev", __version__])),
         name="covsev",
@@ -97,17 +101,17 @@ def _observer() -> hd.sr.ObserverContext:
     return hd.sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
-def _lungs(report: SeverityReport, flags: Sequence[Flag]) -> _Group:
+def _lungs(measured: SeverityReport, flags: Sequence[Flag]) -> _Group:
     """Both lungs: measures, scores, finding, quality."""
-    measures = report.regions["both_lungs"]
+    measures = measured.regions["both_lungs"]
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("both lungs"),
         algorithm_id=_algorithm(),
         finding_type=code(LUNG),
         finding_category=code(ANATOMY),
         finding_sites=[_site(Site(LUNG, BOTH))],
-        measurements=[*_measurements(measures), *_scores(report)],
-        qualitative_evaluations=[*_not_measured(measures), *_verdicts(report, flags)],
+        measurements=[*_measurements(measures), *_scores(measured)],
+        qualitative_evaluations=[*_not_measured(measures), *_verdicts(measured, flags)],
     )
 
 
@@ -130,7 +134,9 @@ def _region(
 def _lesion(
     label: Label, lungs: RegionMeasures, segmentation: hd.seg.Segmentation, source: Sequence[Dataset]
 ) -> _Group:
-    volume_ml = getattr(lungs, f"{label.name.replace('ground_glass', 'ggo')}_ml")
+    # The measures say "ggo" where the label says "ground_glass".
+    measure = label.name.replace("ground_glass", "ggo")
+    volume_ml = getattr(lungs, f"{measure}_ml")
     return _ROI(
         tracking_identifier=_tracking(label.text),
         referenced_segment=_segment(label, segmentation, source),
@@ -146,13 +152,14 @@ def _lesion(
 def _measurements(measures: RegionMeasures) -> Iterator[hd.sr.Measurement]:
     for field, name, unit, derivation in _MEASURES:
         value = getattr(measures, field)
+        # DICOM has no null: what was not measured is left out, and _not_measured gives the reason.
         if value is not None:
             yield _measurement(name, value, unit, derivation)
 
 
-def _scores(report: SeverityReport) -> Iterator[hd.sr.Measurement]:
+def _scores(measured: SeverityReport) -> Iterator[hd.sr.Measurement]:
     for score in SCORES:
-        value = report.scores[score.id].value
+        value = measured.scores[score.id].value
         if value is not None:
             unit = PERCENT if score.unit == "%" else NO_UNIT
             yield _measurement(private(score.id, score.title), value, unit)
@@ -169,12 +176,13 @@ def _not_measured(measures: RegionMeasures) -> Iterator[hd.sr.QualitativeEvaluat
         yield _statement(private("measured", "Measured"), private("not_measured", f"No: {measures.reason}"))
 
 
-def _verdicts(report: SeverityReport, flags: Sequence[Flag]) -> Iterator[hd.sr.QualitativeEvaluation]:
+def _verdicts(measured: SeverityReport, flags: Sequence[Flag]) -> Iterator[hd.sr.QualitativeEvaluation]:
     """Finding, quality, the reasons of missing scores and each flag."""
-    finding, level = report.finding.state, worst_level(tuple(flags))
+    finding, level = measured.finding.state, worst_level(tuple(flags))
     yield _statement(private("finding", "Opacities of infection"), private(finding, finding))
     yield _statement(private("quality", "Quality of scan and masks"), private(level, level))
-    missing = ((s, report.scores[s.id].reason) for s in SCORES if report.scores[s.id].value is None)
+    results = ((score, measured.scores[score.id]) for score in SCORES)
+    missing = ((score, result.reason) for score, result in results if result.value is None)
     without = (_statement(private(s.id, s.title), private("no_score", f"No score: {why}")) for s, why in missing)
     found = (_statement(private("quality_flag", f"Quality: {f.level}"), private(f.code, f.text)) for f in flags)
     yield from chain(without, found)

@@ -44,6 +44,7 @@ class Site(NamedTuple):
 RIGHT, LEFT = Term("24028007", "SCT", "Right"), Term("7771000", "SCT", "Left")
 BOTH = Term("51440002", "SCT", "Bilateral")
 LUNG = Term("39607008", "SCT", "Lung")
+# The upper and lower lobe have one code for both sides; only the middle lobe's code names its side.
 _UPPER = Term("45653009", "SCT", "Upper lobe of lung")
 _LOWER = Term("90572001", "SCT", "Lower lobe of lung")
 _MIDDLE = Term("72481006", "SCT", "Middle lobe of right lung")

@@ -14,7 +14,7 @@ from covsev.labels import LOBES
 from covsev.report.page.words import NO_VALUE, number
 
 HISTOGRAM_HU = (-1050, 150)
-"""Ends of the chart: from below air to above the lung window's upper end, in whole steps of :data:`_BIN_HU`."""
+"""Ends of the chart: from below air to the upper end of the lung window, in whole steps of :data:`_BIN_HU`."""
 _BIN_HU = 20
 _PLOT = (600.0, 260.0)
 """Width and height of the chart of densities, in SVG units; the page scales it."""
@@ -74,7 +74,8 @@ def density_histogram(
     # Counted by whole HU, which the median needs, and drawn by steps of 20.
     lung_ml, lesion_ml = (n.reshape(-1, _BIN_HU).sum(axis=1) * voxel_ml for n in counts)
     width, height = _PLOT
-    ticks = [(_across(at), str(at)) for at in range(-1000, high + 1, 200)]
+    round_hu = range(-1000, high + 1, 200)
+    ticks = [(_across(at), str(at)) for at in round_hu]
     summary = f"Median density {_median(counts[0])} in the lungs, {_median(counts[1])} in the lesions."
     peaks = float(lung_ml.max()), float(lesion_ml.max())
     return Histogram(_area(lung_ml), _area(lesion_ml), width, height, ticks, *peaks, summary)

@@ -16,7 +16,9 @@ from covsev.scan import replacing
 from covsev.severity import SCORES
 
 _DISTRIBUTIONS = ("ctss25_pan2020", "po_chaganti2020", "wal_colombi2020")
+"""The scores that get a histogram over all scans."""
 _FAILED = "no result"
+"""What stands for the quality of a scan that could not be assessed."""
 
 
 def write_index(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -43,35 +45,43 @@ def write_index(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             disclaimer=DISCLAIMER,
         )
     )
+    # Under a temporary name first: a reader of the folder never sees half a page.
     with replacing(path) as temporary:
         temporary.write_text(page + "\n", encoding="utf-8")
 
 
 def _quality(row: Mapping[str, Any]) -> str:
-    return _FAILED if row["status"] == "failed" else LEVEL_TEXT.get(row["quality"], row["quality"])
+    if row["status"] == "failed":
+        return _FAILED
+    return LEVEL_TEXT.get(row["quality"], row["quality"])
 
 
 def _row(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     case, failed = row["case"], row["status"] == "failed"
-    report = f"{case}{REPORT_SUFFIX}"
+    page = f"{case}{REPORT_SUFFIX}"
+    # No link to a page that is not there: --no-report writes none.
+    has_page = not failed and (folder / page).is_file()
+    codes = str(row.get("flags") or "").split()  # one cell of the table, codes with spaces between them
     return {
         "case": case,
         "failed": failed,
         "quality": _quality(row),
         "level": "fail" if failed else row["quality"],
         "reason": f"{row['reason']} ({row['code']})" if failed else "",
-        "report": report if not failed and (folder / report).is_file() else "",
+        "report": page if has_page else "",
         "overlay": f"{case}{OVERLAY_SUFFIX}",
         "json": f"{case}{SEVERITY_SUFFIX}",
-        "flags": [_flag(code) for code in str(row.get("flags") or "").split()],
+        "flags": [_flag(code) for code in codes],
         "values": [_value(row.get(score.id)) for score in SCORES],
     }
 
 
 def _flag(code: str) -> str:
+    # A code of another version is shown as it is: its finding must not vanish.
     return capfirst(BY_CODE[code].meaning if code in BY_CODE else plain(code))
 
 
 def _value(value: Any) -> dict[str, Any]:
     text = number(value, 0 if isinstance(value, float) and value.is_integer() else 1)
+    # Columns sort by the number itself; cells without one sort together.
     return {"text": text, "sort": "" if text == NO_VALUE else value}

@@ -31,7 +31,11 @@ from covsev.report.page.words import (
 from covsev.scan import Scan, replacing
 
 _MONTAGE = {AXIAL: 6, CORONAL: 3}
+"""Pictures of the overview, by plane. It is what a page without scripts, or a printed one, shows."""
 _MAIN_SCORES = ("ctss25_pan2020", "po_chaganti2020", "mosmed_ct_worse_lung")
+"""What stands at the top of the page: points, percent and a class."""
+# The keys that have a place of their own on the page. All others are listed as "extras", so that a newer version's
+# results lose nothing on an older version's page.
 _SHOWN = frozenset(
     {"case", "covsev_version", "disclaimer", "source", "weights", "networks", "method", "seconds", "outputs"}
     | {"noise_floor_ml", "quality", "flags", "finding", "uncertainty", "scores", "regions", "subregions", "fingerprint"}
@@ -52,7 +56,8 @@ _REGION_COLUMNS = {
 
 
 def environment() -> Environment:
-    """Templates of all pages: values are escaped, and a name that a template misspells is an error."""
+    """Templates of all pages. Values are escaped, and a name that a template misspells is an error."""
+    # Case names and reasons come from files: escaped, none of them can be a script.
     made = Environment(
         loader=PackageLoader("covsev.report.page"),
         autoescape=True,
@@ -87,6 +92,7 @@ def write_report(
         CovsevError: if the viewer is wanted and its package is not installed.
     """
     page = report_page(content, scan, lungs, lobes, lesions, viewer=viewer)
+    # Bytes of a path that are no text become escapes, as in the tables.
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -110,6 +116,7 @@ def report_page(
             pictures=pictures,
             starts={plane: _worst(slices) for plane, slices in pictures.items()},
             captions={plane: _captions(plane, slices) for plane, slices in pictures.items()},
+            # The bars under a slider are drawn to this; not to 0, where there is no lesion.
             most_cm2={plane: max(0.01, *(s.lesion_cm2 for s in slices)) for plane, slices in pictures.items()},
             montage={plane: _spread(pictures[plane], count) for plane, count in _MONTAGE.items()},
             histogram=density_histogram(scan.hu, lungs, lesions, scan.voxel_ml),
@@ -124,6 +131,7 @@ def report_page(
 def _viewer(
     scan: Scan, lungs: NDArray[np.uint8], lobes: NDArray[np.uint8], lesions: NDArray[np.uint8]
 ) -> Mapping[str, Any]:
+    # Only here: the viewer is an extra, and most pages do without.
     from covsev.report.page.niivue import viewer_parts
 
     return viewer_parts(scan, lungs, lobes, lesions)
@@ -131,6 +139,7 @@ def _viewer(
 
 def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates need of the JSON content, in words."""
+    # Keys are asked for with a default: results of an older version may lack them, and still get a page.
     regions, scores = content.get("regions", {}), content.get("scores", {})
     quality = str(content.get("quality", "warn"))
     finding = content.get("finding", {})
@@ -139,6 +148,7 @@ def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
     shown = {id_: _score(id_, score, intervals.get(id_, {})) for id_, score in scores.items()}
     return {
         "case": content["case"],
+        # The name alone: folders may name a patient or a hospital.
         "source": PurePath(str(content.get("source", ""))).name or NO_VALUE,
         "version": content.get("covsev_version", NO_VALUE),
         "disclaimer": content.get("disclaimer", DISCLAIMER),
@@ -200,13 +210,16 @@ def _region_rows(
 
 def _cell(value: Any, column: str) -> str:
     text = number(value, 0 if column.endswith("_hu") else 1)
+    # The row's reason says why there is none, so a cell need not.
     return "-" if text == NO_VALUE else text
 
 
 def _worst(pictures: Sequence[SlicePicture]) -> int:
     """Index of the slice with most lesion, the middle one without any."""
     areas = [picture.lesion_cm2 for picture in pictures]
-    return int(np.argmax(areas)) if any(areas) else len(pictures) // 2
+    if not any(areas):
+        return len(pictures) // 2
+    return int(np.argmax(areas))
 
 
 def caption(plane: str, picture: SlicePicture) -> str:
@@ -216,18 +229,24 @@ def caption(plane: str, picture: SlicePicture) -> str:
 
 
 def _captions(plane: str, pictures: Sequence[SlicePicture]) -> str:
+    """Pictures and their captions for the page's script, which shows one at a time."""
     return json.dumps([{"id": picture.id, "text": caption(plane, picture)} for picture in pictures])
 
 
 def _spread(pictures: Sequence[SlicePicture], count: int) -> list[SlicePicture]:
     """``count`` pictures, evenly spread, the one with most lesion among them."""
-    at = np.unique(np.linspace(0, len(pictures) - 1, count + 2).round().astype(int)[1:-1])
+    spread = np.linspace(0, len(pictures) - 1, count + 2)
+    # Without the first and the last, which show the tips of the lungs; few pictures may fall on the same place twice.
+    at = np.unique(spread.round().astype(int)[1:-1])
     if any(picture.lesion_cm2 for picture in pictures):
         worst = _worst(pictures)
-        at[np.abs(at - worst).argmin()] = worst
-    return [pictures[i] for i in sorted(set(at.tolist()))]
+        nearest = np.abs(at - worst).argmin()
+        at[nearest] = worst
+    places = sorted(set(at.tolist()))
+    return [pictures[place] for place in places]
 
 
 def _geometry(scan: Scan) -> str:
     voxels = " x ".join(str(n) for n in scan.hu.shape)
-    return f"{voxels} voxels of {' x '.join(f'{side:.3g}' for side in scan.spacing_mm)} mm, axes {scan.orientation}"
+    sides_mm = " x ".join(f"{side:.3g}" for side in scan.spacing_mm)
+    return f"{voxels} voxels of {sides_mm} mm, axes {scan.orientation}"

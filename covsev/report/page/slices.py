@@ -209,7 +209,8 @@ def _path(mask: NDArray[np.bool_]) -> str:
     offset = np.array([columns.start - 0.5, rows.start - 0.5])  # of the padding, and from pixel centres to edges
     curves = contour_generator(z=part, line_type=LineType.Separate).lines(0.5)
     # contourpy repeats the first point at the end; SVG's "z" closes a curve by itself.
-    return "".join(_closed(curve[:-1] + offset) for curve in curves if isinstance(curve, np.ndarray))
+    points = [curve[:-1] for curve in curves if isinstance(curve, np.ndarray)]
+    return "".join(_closed(curve + offset) for curve in points)
 
 
 def _closed(curve: NDArray[np.float64]) -> str:

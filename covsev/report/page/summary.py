@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from covsev.scan import replacing
 
 _A4_LANDSCAPE_INCHES = (11.69, 8.27)
 _PNG_DPI = 150
+_QUALITY_WIDTH, _QUALITY_LINES = 48, 22
+"""Characters and lines of 8 points that fit into the column below "Quality"."""
+# The scores of the left column, in this order.
 _SCORES = (
     "ctss25_pan2020",
     "po_chaganti2020",
@@ -50,11 +53,13 @@ def write_summary_page(content: Mapping[str, Any], overlay: Path, path: Path) ->
         raise CovsevError(f"{path}: a summary page is .png or .pdf")
     if not overlay.is_file():
         raise CovsevError(f"{overlay}: missing; assess the scan again")
+    # Only here: matplotlib is an extra. Figure without pyplot needs no display and keeps no global state.
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise CovsevError("the summary page needs matplotlib; install covsev[agreement]") from error
     figure = Figure(figsize=_A4_LANDSCAPE_INCHES)
+    # Places are parts of the page, from its lower left corner. A "$" in a case's name is no formula.
     figure.text(0.04, 0.945, content["case"], fontsize=20, weight="bold", parse_math=False)
     figure.text(0.04, 0.915, f"{capfirst(DISCLAIMER)}. covsev {content.get('covsev_version', '')}", fontsize=9)
     _picture(figure, overlay)
@@ -90,6 +95,7 @@ def _scores(figure: Any, content: Mapping[str, Any]) -> None:
         title = "\n".join(textwrap.wrap(score.get("title", id_), 34))
         figure.text(0.04, top, title, fontsize=9, va="top")
         figure.text(0.36, top, value, fontsize=10, weight="bold", va="top", ha="right")
+        # A title of two lines pushes the next score down by one line more.
         top -= 0.035 + 0.018 * title.count("\n")
 
 
@@ -101,10 +107,13 @@ def _lobes(figure: Any, regions: Mapping[str, Mapping[str, Any]]) -> None:
     _heading(figure, 0.40, "Lesion in percent of each lobe")
     panel = figure.add_axes((0.50, 0.12, 0.16, 0.28))
     known = [regions.get(lobe.name, {}).get("lesion_pct") for lobe in LOBES]
-    panel.barh(range(len(LOBES)), [value or 0.0 for value in known], color=[_rgb(lobe.rgb) for lobe in LOBES])
+    # A lobe without a value has no bar; the text beside it says that it is not a 0.
+    lengths = [value or 0.0 for value in known]
+    panel.barh(range(len(LOBES)), lengths, color=[_rgb(lobe.rgb) for lobe in LOBES])
     panel.set_yticks(range(len(LOBES)), [lobe.text for lobe in LOBES], fontsize=9)
-    panel.invert_yaxis()
+    panel.invert_yaxis()  # the first lobe at the top
     widest = max([value for value in known if value is not None], default=0.0)
+    # A third more than the widest bar, for its text; at least 5 %, so that traces of lesion look small.
     panel.set_xlim(0, max(5.0, 1.35 * widest))
     for row, value in enumerate(known):
         text = number(value)
@@ -114,27 +123,26 @@ def _lobes(figure: Any, regions: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _rgb(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
-    return rgb[0] / 255, rgb[1] / 255, rgb[2] / 255
+    red, green, blue = rgb
+    return red / 255, green / 255, blue / 255
 
 
 def _missing(content: Mapping[str, Any]) -> dict[str, str]:
     """What has no value, by the reason."""
-    missing: dict[str, list[str]] = {}
     scores, regions = content.get("scores", {}), content.get("regions", {})
-    for values, title, value in (
-        *((scores[id_], scores[id_].get("title", id_), scores[id_].get("value")) for id_ in _SCORES if id_ in scores),
-        *(
-            (regions[lobe.name], lobe.text, regions[lobe.name].get("lesion_pct"))
-            for lobe in LOBES
-            if lobe.name in regions
-        ),
-    ):
-        if value is None:
+    shown = [(scores[id_], scores[id_].get("title", id_), "value") for id_ in _SCORES if id_ in scores]
+    shown += [(regions[lobe.name], lobe.text, "lesion_pct") for lobe in LOBES if lobe.name in regions]
+    # One line a reason, since a failed check takes all scores away for the same one.
+    missing: dict[str, list[str]] = {}
+    for values, title, key in shown:
+        if values.get(key) is None:
             missing.setdefault(reason_text(values), []).append(title)
-    return {
-        reason: titles[0] if len(titles) == 1 else f"{titles[0]} and {len(titles) - 1} more"
-        for reason, titles in missing.items()
-    }
+    return {reason: _first_of(titles) for reason, titles in missing.items()}
+
+
+def _first_of(titles: Sequence[str]) -> str:
+    first, *others = titles
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _quality(figure: Any, content: Mapping[str, Any]) -> None:
@@ -143,8 +151,10 @@ def _quality(figure: Any, content: Mapping[str, Any]) -> None:
     lines = [capfirst(str(content.get("finding", {}).get("text", "")))]
     lines += [f"{finding.title}: {finding.text}" for finding in findings(content.get("flags", ()))]
     lines += [f"No value for {what}: {reason}" for reason, what in _missing(content).items()]
-    text = "\n".join("\n".join(textwrap.wrap(f"- {line}.", 48, subsequent_indent="  ")) for line in lines if line)
+    wrapped = [textwrap.wrap(f"- {line}.", _QUALITY_WIDTH, subsequent_indent="  ") for line in lines if line]
+    text = "\n".join("\n".join(part) for part in wrapped)
+    # Cut by lines and not by findings: the last line that fits tells that there is more.
     shown = text.splitlines()
-    if len(shown) > 22:
-        text = "\n".join([*shown[:21], "  ... more in the report"])
+    if len(shown) > _QUALITY_LINES:
+        text = "\n".join([*shown[: _QUALITY_LINES - 1], "  ... more in the report"])
     figure.text(0.70, 0.395, text, fontsize=8, va="top", parse_math=False)

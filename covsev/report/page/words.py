@@ -1,4 +1,4 @@
-"""Numbers and findings in words: what a reader sees where a program sees null, codes and floats."""
+"""Numbers and findings in words: what a reader sees in place of null, codes and long decimals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from covsev.quality.table import BY_CODE, FAIL, PASS, WARN
 
 NO_VALUE = "no value"
+"""What stands for null and NaN everywhere. A 0 in its place would read as a healthy lung."""
 NOT_SAID = "the reason was not written down"
 QUALITY_TEXT = {
     PASS: "No check found anything amiss.",
@@ -18,17 +19,20 @@ QUALITY_TEXT = {
 }
 LEVEL_TEXT = {PASS: "passed", WARN: "look at it", FAIL: "failed"}
 _UNITS = {"ml": " ml", "pct": " %", "hu": " HU", "mm": " mm", "fraction": ""}
+"""The last word of a key, such as the ``ml`` of ``lesion_ml``, and the unit that it stands for."""
 
 
 def number(value: Any, decimals: int = 1) -> str:
-    """A number as a reader wants it, :data:`NO_VALUE` for null and for what is no finite number.
+    """A number with so many decimals; :data:`NO_VALUE` for null and for what is no finite number.
 
     >>> number(12.345), number(-0.01), number(None), number(float("nan")), number(7, 0)
     ('12.3', '0.0', 'no value', 'no value', '7')
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)  # Python counts a bool as an int
+    if not is_number or not math.isfinite(value):
         return NO_VALUE
     text = f"{value:.{decimals}f}"
+    # A small negative number is rounded to "-0.0", which no reader expects.
     return text.removeprefix("-") if float(text) == 0 else text
 
 
@@ -43,7 +47,10 @@ def score_text(score: Mapping[str, Any]) -> str:
         return NO_VALUE
     if unit == "%":
         return f"{number(value, 1)} %"
-    return f"CT-{number(value, 0)}" if unit == "class" else f"{number(value, 0)} of {number(score.get('maximum'), 0)}"
+    whole = number(value, 0)
+    if unit == "class":
+        return f"CT-{whole}"  # as the MosMed classes are named
+    return f"{whole} of {number(score.get('maximum'), 0)}"
 
 
 def interval_text(interval: Mapping[str, Any], unit: str) -> str:
@@ -54,13 +61,14 @@ def interval_text(interval: Mapping[str, Any], unit: str) -> str:
     """
     decimals = 1 if unit == "%" else 0
     low, high = (number(interval.get(end), decimals) for end in ("low", "high"))
+    # Compared as text: ends that look the same to the reader tell nothing.
     if NO_VALUE in (low, high) or low == high:
         return ""
     return f"{low} to {high}{' %' if unit == '%' else ''}"
 
 
 def capfirst(text: str) -> str:
-    """A sentence with a capital first letter; the others stay as they are."""
+    """A sentence with a capital first letter. The other letters stay: ``str.capitalize`` would make "CT" "ct"."""
     return text[:1].upper() + text[1:]
 
 
@@ -70,9 +78,10 @@ def plain(name: str) -> str:
     >>> plain("po_without_recovery_pct"), plain("right_upper")
     ('po without recovery (%)', 'right upper')
     """
-    words = name.split("_")
-    unit = _UNITS.get(words[-1], "").strip() if len(words) > 1 else ""
-    return f"{' '.join(words[:-1])} ({unit})" if unit else " ".join(words)
+    *before, last = name.split("_")
+    # A word alone is a name and no unit: there is nothing that it could measure.
+    unit = _UNITS.get(last, "").strip() if before else ""
+    return f"{' '.join(before)} ({unit})" if unit else name.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ def findings(flags: Sequence[Mapping[str, Any]]) -> list[Finding]:
 def _finding(flag: Mapping[str, Any]) -> Finding:
     code = str(flag.get("code", ""))
     title = BY_CODE[code].meaning if code in BY_CODE else plain(code)
-    return Finding(str(flag.get("level", WARN)), capfirst(title), str(flag.get("text", "")))
+    level, text = str(flag.get("level", WARN)), str(flag.get("text", ""))
+    return Finding(level, capfirst(title), text)
 
 
 def reason_text(content: Mapping[str, Any]) -> str:
@@ -113,7 +123,7 @@ def plain_tree(value: Any) -> Any:
         return {plain(str(key)): plain_tree(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain_tree(item) for item in value]
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, since Python counts a bool as one
         return "yes" if value else "no"
     if isinstance(value, int):
         return str(value)

@@ -11,14 +11,16 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import rankdata
 
 FOLDS = 5
+"""Of every manifest. The stored folds and all figures of ``docs/results.md`` depend on it."""
 SAME_PATIENT_CORRELATION = 0.70
+"""Rank correlation from which two thumbnails count as one patient's. Another value makes other folds."""
 
 
 def same_patient_groups(thumbnails: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
     """Group slices that visibly come from one patient.
 
-    Two slices belong together if the Spearman correlation of their thumbnails reaches
-    ``SAME_PATIENT_CORRELATION``; groups are the connected components. Ranks make it blind to the window.
+    Two slices belong together if the Spearman correlation of their thumbnails reaches ``SAME_PATIENT_CORRELATION``.
+    Groups are the connected components. Ranks, unlike grey values, do not depend on the window.
 
     Returns:
         one group number a slice, from 0.
@@ -30,7 +32,9 @@ def same_patient_groups(thumbnails: Sequence[NDArray[np.float64]]) -> NDArray[np
     [0, 0, 1]
     """
     ranks = np.stack([rankdata(thumbnail.ravel()) for thumbnail in thumbnails])
+    # Pearson's correlation of ranks is Spearman's. A single slice gives a number, not a matrix.
     correlation = np.atleast_2d(np.corrcoef(ranks))
+    # Connected: slices far apart in one chest are not alike, but those between them link the two.
     _, groups = connected_components(correlation >= SAME_PATIENT_CORRELATION, directed=False)
     return groups.astype(np.int64)
 
@@ -52,6 +56,7 @@ def assign_folds(groups: NDArray[Any], *, folds: int, seed: int) -> NDArray[np.i
     [0, 0, 0, 1, 1, 1, 0]
     """
     names, sizes = np.unique(groups, return_counts=True)
+    # Shuffled first, then sorted in a stable way: the seed decides among groups of one size.
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-sizes[order], kind="stable")]
     fold_sizes = np.zeros(folds, dtype=np.int64)

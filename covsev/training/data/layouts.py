@@ -29,6 +29,7 @@ from covsev.training.data.records import (
 )
 from covsev.training.data.volume_layout import build_labelled_volumes
 
+# Written into the manifests: a reader has to know how far apart the folds are.
 _BY_CORRELATION = f"rank correlation of 64 x 64 thumbnails >= {SAME_PATIENT_CORRELATION}, connected"
 
 Datalist = dict[str, Any]
@@ -50,12 +51,11 @@ def build_covid_semiseg(folder: Path, *, seed: int = 0) -> Datalist:
     labelled = folder / "labelled"
     images = some(pictures(labelled / "images"), f"labelled images in {labelled / 'images'}")
     groups = same_patient_groups([picture_thumbnail(path) for path in images])
-    cases = [
-        {"image": path}
-        | {kind: mask_of(path, labelled / kind / f"{path.stem}.png") for kind in ("infection", "edge", "lesions")}
-        | {"group": int(group)}
-        for path, group in zip(images, groups, strict=True)
-    ]
+    cases: list[dict[str, Any]] = []
+    for path, group in zip(images, groups, strict=True):
+        masks = {kind: mask_of(path, labelled / kind / f"{path.stem}.png") for kind in ("infection", "edge", "lesions")}
+        cases.append({"image": path} | masks | {"group": int(group)})
+    unlabelled = [path.relative_to(folder) for path in pictures(folder / "unlabelled" / "images")]
     return {
         "name": "COVID-SemiSeg",
         "source": "https://github.com/DengPingFan/Inf-Net, doi 10.1109/TMI.2020.2996645",
@@ -63,9 +63,7 @@ def build_covid_semiseg(folder: Path, *, seed: int = 0) -> Datalist:
         "grouping": _BY_CORRELATION,
         "seed": seed,
         "training": make_records(cases, folder, seed=seed),
-        "unlabelled": [
-            {"image": path.relative_to(folder).as_posix()} for path in pictures(folder / "unlabelled" / "images")
-        ],
+        "unlabelled": [{"image": path.as_posix()} for path in unlabelled],
     }
 
 
@@ -89,18 +87,17 @@ def build_medseg(folder: Path, *, seed: int = 0) -> Datalist:
     if not stack.is_file() and not volumes.is_dir():
         raise FileNotFoundError(f"{folder} has neither tr_im.nii.gz nor rp_im")
     cases = []
+    # Either dataset is of use without the other, and lung masks are published for some files only.
     if stack.is_file():
         labels = {"lesions": mask_of(stack, folder / "tr_mask.nii.gz")}
         lungs = folder / "tr_lungmasks_updated.nii.gz"
         cases += stacked_slices(stack, labels | ({"lungs": lungs} if lungs.is_file() else {}))
     if volumes.is_dir():
         kinds = {"lesions": "rp_msk"} | ({"lungs": "rp_lung_msk"} if (folder / "rp_lung_msk").is_dir() else {})
-        cases += [
-            {"image": path}
-            | {kind: mask_of(path, folder / name / path.name) for kind, name in kinds.items()}
-            | {"group": f"volume_{stem_of(path)}"}
-            for path in some(natural_order(volumes.glob("*.nii.gz")), f"*.nii.gz in {volumes}")
-        ]
+        for path in some(natural_order(volumes.glob("*.nii.gz")), f"*.nii.gz in {volumes}"):
+            masks = {kind: mask_of(path, folder / name / path.name) for kind, name in kinds.items()}
+            # The prefix keeps a volume apart from a group of slices with the same number.
+            cases.append({"image": path} | masks | {"group": f"volume_{stem_of(path)}"})
     return {
         "name": "MedSeg COVID-19 CT",
         "source": "https://medicalsegmentation.com/covid19, doi 10.6084/m9.figshare.13521488 and 13521509",
@@ -127,6 +124,7 @@ def build_covid19_ct_seg_20(folder: Path, *, seed: int = 0) -> Datalist:
         FileNotFoundError: if there are no volumes, or one lacks a mask.
     """
     images = folder / "COVID-19-CT-Seg_20cases"
+    # The group of radiopaedia_10_85902_1 is radiopaedia_10: without study and series, all scans of a patient are one.
     cases = [
         {
             "image": path,
@@ -163,7 +161,7 @@ def build_mosmed(folder: Path, *, seed: int = 0) -> Datalist:
     studies, ending = folder / "studies", "_mask.nii.gz"
     scans = some(natural_order(studies.glob("CT-[0-4]/study_*.nii.gz")), f"CT-*/study_*.nii.gz in {studies}")
     masks = some(natural_order((folder / "masks").glob(f"study_*{ending}")), f"study_*{ending} in {folder / 'masks'}")
-    infection = {path.name.removesuffix(ending): path for path in masks}
+    infection = {path.name.removesuffix(ending): path for path in masks}  # what is left at the end has no study
     labelled, unlabelled = [], []
     for path in scans:
         mask = infection.pop(stem_of(path), None)
@@ -203,6 +201,7 @@ def build_ictcf(folder: Path, *, seed: int = 0) -> Datalist:
     Raises:
         FileNotFoundError: if there are no slices, or a patient has none.
     """
+    # Sorted, so that the folds do not depend on the order in which a file system lists folders.
     patients = some(
         natural_order(path for path in folder.glob("Patient *") if path.is_dir()), f"folders Patient <n> in {folder}"
     )
@@ -239,6 +238,7 @@ def build_folder(folder: Path, *, seed: int = 0) -> Datalist:
     masks = _by_stem(folder / "masks")
     some(list(images), f"images in {folder / 'images'}")
     patients = _patients(folder / "patients.csv", list(images))
+    # A missing mask is looked for under the image's stem, so that the message names a path to put it at.
     cases = [
         {"image": path, "infection": mask_of(path, masks.get(stem, folder / "masks" / stem)), "group": patients[stem]}
         for stem, path in images.items()
@@ -254,6 +254,7 @@ def build_folder(folder: Path, *, seed: int = 0) -> Datalist:
     }
 
 
+# The names that ``manifests build --layout`` takes.
 LAYOUTS: dict[str, Callable[..., Datalist]] = {
     "covid_semiseg": build_covid_semiseg,
     "medseg": build_medseg,
@@ -270,6 +271,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     """Images in ``folder`` by their names without suffix."""
     found: dict[str, Path] = {}
     for path in natural_order(path for path in folder.glob("*") if path.name.lower().endswith(SUFFIXES)):
+        # a.png and a.nii.gz have one stem, and a mask would fit both.
         other = found.setdefault(stem_of(path), path)
         if other != path:
             raise ValueError(f"{other} and {path} have one name")
@@ -280,6 +282,7 @@ def _patients(table: Path, stems: Sequence[str]) -> dict[str, str]:
     """Patient of each image, from ``table`` where there is one."""
     if not table.is_file():
         return {stem: stem.partition("_")[0] for stem in stems}
+    # -sig: Excel begins its CSV files with a byte-order mark, which would become part of the first column's name.
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not {"image", "patient"} <= set(reader.fieldnames or ()):

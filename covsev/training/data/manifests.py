@@ -32,12 +32,14 @@ def load_datalist(
     if part not in ("training", "validation", "unlabelled"):
         raise ValueError(f"part must be training, validation or unlabelled; got {part!r}")
     content = json.loads(_find_manifest(manifest).read_text())
+    # Validation is the fold that training leaves out, so both come from one list.
     records = content["unlabelled" if part == "unlabelled" else "training"]
     if fold is not None and part != "unlabelled":
         folds = sorted({record["fold"] for record in records})
         if fold not in folds:
             raise ValueError(f"{manifest}: fold must be one of {folds}; got {fold!r}")
-        records = [record for record in records if (record["fold"] == fold) == (part == "validation")]
+        wanted = part == "validation"
+        records = [record for record in records if (record["fold"] == fold) == wanted]
     if not records:
         raise ValueError(f"{manifest}: no records in part {part!r}, fold {fold}")
     return [_resolve(record, Path(dataset_dir)) for record in records]
@@ -49,6 +51,7 @@ def load_optional_datalist(manifest: str | Path, dataset_dir: str | Path | None)
 
 
 def _find_manifest(manifest: str | Path) -> Traversable:
+    # A shipped name comes before a file: a name without suffix is hardly a file's.
     shipped = resources.files("covsev.data_manifests") / f"{manifest}.json"
     return shipped if shipped.is_file() else Path(manifest)
 
@@ -58,7 +61,7 @@ def _resolve(record: dict[str, Any], dataset_dir: Path) -> dict[str, Any]:
     for key in ("image", "infection", "edge", "lesions", "lungs"):
         if key in record:
             path = dataset_dir / record[key]
-            if not path.is_file():
+            if not path.is_file():  # now, not after an hour of training
                 raise FileNotFoundError(f"{path} is missing; is dataset_dir right?")
             resolved[key] = str(path)
     return resolved
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         manifest = LAYOUTS[options.layout](options.folder, seed=options.seed)
         options.output.write_text(json.dumps(manifest, indent=1) + "\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # data that do not fit are no bug: a line instead of a traceback
         parser.exit(1, f"error: {error}\n")
 
 

@@ -45,11 +45,15 @@ class MultiScale:
         image, label = self.prepare_batch(batch, device, non_blocking, **kwargs)
         if len(self.scales) == 1:  # no random number is spent
             return _at(self.scales[0], image, label)
-        return _at(self.scales[int(torch.randint(len(self.scales), ()))], image, label)
+        drawn = int(torch.randint(len(self.scales), ()))  # torch's generator is reseeded in each epoch
+        return _at(self.scales[drawn], image, label)
 
 
 def _at(scale: float, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = (max(_MULTIPLE, round(side * scale / _MULTIPLE) * _MULTIPLE) for side in image.shape[2:])
+    steps = (round(side * scale / _MULTIPLE) for side in image.shape[2:])
+    height, width = (max(_MULTIPLE, step * _MULTIPLE) for step in steps)
     if (height, width) == tuple(image.shape[2:]):
         return image, label
-    return resize_slices(image, (height, width)), F.interpolate(label, (height, width), mode="nearest-exact")
+    # "nearest" of torch is shifted by half a pixel, and the label would not lie on the image.
+    resized_label = F.interpolate(label, (height, width), mode="nearest-exact")
+    return resize_slices(image, (height, width)), resized_label

@@ -24,9 +24,10 @@ def mean_over_orientations(predict: Callable[[Tensor], Tensor], slices: Tensor) 
     """
     if slices.shape[-2] != slices.shape[-1]:
         raise ValueError(f"slices must be square to be turned; got {slices.shape[-2]} x {slices.shape[-1]}")
-    total = torch.zeros(())
+    total = torch.zeros(())  # takes the shape and the device of what is added
     for flipped, quarters in ORIENTATIONS:
         turned = torch.rot90(slices, quarters, (2, 3))
         found = predict(turned.flip(3) if flipped else turned)
+        # Undone in the opposite order: the flip came last.
         total = total + torch.rot90(found.flip(3) if flipped else found, -quarters, (2, 3))
     return total / len(ORIENTATIONS)

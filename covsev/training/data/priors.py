@@ -36,8 +36,10 @@ class WithPrior:
         """Input (B, 2, H, W) and label (B, 4, H, W) of a batch made by ``transforms.lesion_training``."""
         image = torch.as_tensor(batch["image"]).to(device, non_blocking=non_blocking)
         label = torch.as_tensor(batch["label"]).to(device, non_blocking=non_blocking)
+        # No logits, but a probability: that is what the network sees in use, see LesionModel.predict.
         with torch.no_grad():
             predicted = torch.sigmoid(self.single.to(device)(image))
         true = 1 - label[:, :1]  # what is not background
+        # Drawn for each sample, not for each batch.
         choose_true = torch.rand(len(image), 1, 1, 1, device=device) < self.true_share
         return torch.cat((image, torch.where(choose_true, true, predicted)), dim=1), label

@@ -17,6 +17,8 @@ from covsev.labels import SLICE_SUFFIXES
 from covsev.training.data.folds import FOLDS, assign_folds, same_patient_groups
 
 _THUMBNAIL = (64, 64)
+"""Size to which slices are brought before they are compared. The stored folds were made with it."""
+# ``.nii.gz`` is one suffix: ``Path.stem`` would leave ``.nii`` in the name.
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", *SLICE_SUFFIXES)
 
 T = TypeVar("T")
@@ -36,12 +38,18 @@ def make_records(cases: Sequence[dict[str, Any]], folder: Path, *, seed: int) ->
         the cases with relative paths, the ``fold`` of their group and the ``sha256`` of their image.
     """
     folds = assign_folds(np.array([case["group"] for case in cases]), folds=FOLDS, seed=seed)
+    # Each file once: all slices of a stack name the same one.
     digests = {path: file_sha256(path) for path in dict.fromkeys(case["image"] for case in cases)}
     return [
-        {key: value.relative_to(folder).as_posix() if isinstance(value, Path) else value for key, value in case.items()}
+        {key: _as_written(value, folder) for key, value in case.items()}
         | {"fold": int(fold), "sha256": digests[case["image"]]}
         for case, fold in zip(cases, folds, strict=True)
     ]
+
+
+def _as_written(value: Any, folder: Path) -> Any:
+    """A path as a manifest holds it: relative and with forward slashes, on Windows too. All else stays as it is."""
+    return value.relative_to(folder).as_posix() if isinstance(value, Path) else value
 
 
 def file_sha256(path: Path) -> str:
@@ -66,7 +74,14 @@ def some(items: list[T], what: str) -> list[T]:
 
 def natural_order(paths: Iterable[Path]) -> list[Path]:
     """Paths in natural order (2 before 10)."""
-    return sorted(paths, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path.as_posix())])
+    return sorted(paths, key=_words_and_numbers)
+
+
+def _words_and_numbers(path: Path) -> list[str | int]:
+    """``a10b`` as ``["a", 10, "b"]``. Words and numbers take turns, so a word is never compared with a number."""
+    # The brackets make ``split`` keep the numbers.
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -83,7 +98,9 @@ def stem_of(path: Path) -> str:
 def stacked_slices(stack: Path, labels: dict[str, Path]) -> list[dict[str, Any]]:
     """One case for each slice of a NIfTI file (X, Y, slices), with ``labels``, grouped by likeness."""
     array = np.asarray(nib.load(stack).dataobj)  # type: ignore[attr-defined]
-    groups = same_patient_groups([_thumbnail(Image.fromarray(s.astype(np.float32))) for s in np.moveaxis(array, 2, 0)])
+    # float32: Pillow has no image of 64-bit numbers.
+    images = (Image.fromarray(plane.astype(np.float32)) for plane in np.moveaxis(array, 2, 0))
+    groups = same_patient_groups([_thumbnail(image) for image in images])
     return [
         {"image": stack, **labels, "slice": index, "group": f"{stem_of(stack)}_{group}"}
         for index, group in enumerate(groups)

@@ -44,7 +44,7 @@ class ResizeSliced(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         """Replace the images by resized ones."""
-        resized = dict(data)
+        resized = dict(data)  # CacheDataset keeps the original: it must not be changed
         for key in self.key_iterator(resized):
             resized[key] = resize_slices(data[key][None], self.size)[0]
         return resized
@@ -67,6 +67,7 @@ class EdgeMapd(MapTransform):
         result: dict[Hashable, Any] = dict(data)
         for key in self.key_iterator(result):
             mask = data[key][None]
+            # The largest and the smallest value of each neighbourhood; they differ on both sides of a boundary.
             dilated = F.max_pool2d(mask, 3, stride=1, padding=1)
             eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
             result[self.name] = (dilated - eroded).amax(dim=1)
@@ -93,6 +94,7 @@ class GradientEdged(MapTransform):
         result: dict[Hashable, Any] = dict(data)
         for key in self.key_iterator(result):
             along_axes = torch.as_tensor(self.gradients(data[key]))
+            # Twice: a step from 0 to 1 has the gradient 0.5, which is taken over two pixels.
             result[self.name] = (2 * along_axes.norm(dim=0, keepdim=True)).clamp(0, 1)
         return result
 
@@ -111,6 +113,7 @@ class LoadSliced(MapTransform):
 
     def __init__(self, keys: KeysCollection, converter: Callable[[Image.Image], Image.Image] | None = None):
         super().__init__(keys)
+        # MONAI's reader turns pictures by default, so that the first axis is x.
         reader = PILReader(converter=converter, reverse_indexing=False)
         self.load = LoadImage(reader=reader, image_only=True)  # type: ignore[arg-type]
 
@@ -167,10 +170,12 @@ def infection_training(size: Sequence[int], *, augment: bool = True, cutout_prob
             *load_slices(both),
             ResizeSliced(keys=both, size=size),
             SelectItemsd(keys=both),
-            ToTensord(keys=both, track_meta=False),
+            ToTensord(keys=both, track_meta=False),  # without paths and affines, which no batch needs
             *(geometric_augmentation(both, ("bilinear", "bilinear")) if augment else ()),
+            # Once, after all that interpolates: a label is a label.
             AsDiscreted(keys="infection", threshold=0.5),
             *(intensity_augmentation("image", cutout_probability) if augment else ()),
+            # From the mask as it is now: an edge that was turned and resized itself would be blurred.
             EdgeMapd(keys="infection"),
             ConcatItemsd(keys=("infection", "edge"), name="label"),
             SelectItemsd(keys=("image", "label")),
@@ -196,12 +201,12 @@ def lesion_training(size: Sequence[int], *, augment: bool = True, cutout_probabi
     """
     _require_square(size, augment)
     both = ("image", "lesions")
-    classes = 1 + len(LESIONS)
+    classes = 1 + len(LESIONS)  # and the background
     return Compose(
         [
             *load_slices(("image",)),
             *load_label_maps("lesions"),
-            AsDiscreted(keys="lesions", to_onehot=classes),
+            AsDiscreted(keys="lesions", to_onehot=classes),  # before the first interpolation
             ResizeSliced(keys=both, size=size),
             SelectItemsd(keys=both),
             ToTensord(keys=both, track_meta=False),
@@ -223,7 +228,7 @@ def _require_square(size: Sequence[int], augment: bool) -> None:
 def load_label_maps(key: str) -> list[Any]:
     """Read label numbers, palette images included, as a (1, H, W) float tensor, rows first."""
     return [
-        LoadSliced(keys=key),
+        LoadSliced(keys=key),  # no conversion to grey: it would turn the numbers of a palette into its colours' grey
         EnsureChannelFirstd(keys=key, channel_dim="no_channel"),
     ]
 
@@ -251,6 +256,7 @@ def inpainting_training(size: Sequence[int], *, augment: bool = True) -> Compose
             ToTensord(keys=keys, track_meta=False),
             *(geometric_augmentation(keys, ("bilinear",)) if augment else ()),
             ScaleIntensityRanged(keys=keys, a_min=0, a_max=1, b_min=0, b_max=1, clip=True),
+            # No changes of intensity: what is erased has to be foreseen from what is around it.
             GradientEdged(keys=keys),
             ToTensord(keys=("image", "edge"), track_meta=False),
             SelectItemsd(keys=("image", "edge")),

@@ -77,6 +77,7 @@ class VolumeSlicing:
             LungsNotFoundError: if a volume has no lungs.
         """
         slices: list[dict[str, Any]] = []
+        # Neighbours only: the order of the records is kept, and one volume at a time is in memory.
         for _, group in groupby(records, key=lambda record: str(record["image"])):
             first, *others = group
             if is_picture(first):
@@ -84,7 +85,8 @@ class VolumeSlicing:
             else:  # read once for all slices of a stack
                 volume = self.load(first)
                 for record in (first, *others):
-                    slices += self._stack_slice(record, volume) if "slice" in record else self._axial(record, volume)
+                    cut = self._stack_slice if "slice" in record else self._axial
+                    slices += cut(record, volume)
         return slices
 
     def load(self, record: Record) -> LabelledVolume:
@@ -99,7 +101,7 @@ class VolumeSlicing:
         """
         keys = [key for key in ("image", "lungs", *LABEL_KEYS) if key in record]
         steps: list[Any] = [LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel")]
-        if "slice" not in record:
+        if "slice" not in record:  # a stack has no geometry that axes could be read from
             steps.append(Orientationd(keys, axcodes="LPS", labels=None))
         loaded = Compose(steps)({key: record[key] for key in keys})
         for key in keys[1:]:
@@ -114,13 +116,18 @@ class VolumeSlicing:
     def _hu(self, values: NDArray[Any]) -> NDArray[np.float32]:
         low, high = self.hu_window
         values = values.astype(np.float32)
+        # A scan in HU has air at about -1000, so its values never lie in 0..255 alone.
         windowed = values.min() >= 0 and values.max() <= 255
-        return low + values * np.float32((high - low) / 255) if windowed else values
+        if not windowed:
+            return values
+        per_grey = np.float32((high - low) / 255)  # a float64 number would double the volume's memory
+        return low + values * per_grey
 
     def _axial(self, record: Record, volume: LabelledVolume) -> Iterator[dict[str, Any]]:
         lungs = lungs_of(volume)
         x, y, _ = lung_box(lungs.astype(np.uint8), self.lung_margin_mm, canonical_spacing_mm(volume.scan))
         levels = occupied(lungs, axis=2)
+        # A level of the record that holds no lung is left out: serving does not look at it, either.
         for level in np.intersect1d(levels, record["levels"]) if "levels" in record else levels:
             yield self._slice(record, volume, (x, y), int(level))
 
@@ -133,10 +140,13 @@ class VolumeSlicing:
 
     def _slice(self, record: Record, volume: LabelledVolume, box: Box, level: int) -> dict[str, Any]:
         low, high = self.hu_window
-        grey = (volume.scan.hu[box[0], box[1], level] - low) * (255 / (high - low))
-        planes = {key: labels[box[0], box[1], level].astype(np.uint8) for key, labels in volume.labels.items()}
+        here = (box[0], box[1], level)
+        scale = 255 / (high - low)
+        grey = (volume.scan.hu[here] - low) * scale
+        planes = {key: labels[here].astype(np.uint8) for key, labels in volume.labels.items()}
         if "infection" in planes:
-            planes["infection"] *= 255
+            planes["infection"] *= 255  # as in a mask's picture
+        # What does not fit the slice any more is left out: the edges' and the lungs' files, and the list of levels.
         rest = {key: value for key, value in record.items() if key not in ("edge", "lungs", "levels", *LABEL_KEYS)}
         image = np.rint(grey.clip(0, 255)).astype(np.uint8)
         return rest | planes | {"image": image, "name": f"{volume.scan.case}_{level:04d}"}
@@ -145,7 +155,9 @@ class VolumeSlicing:
 def is_picture(record: Record) -> bool:
     """Whether a record's image is a PNG or JPG file, or a slice that :class:`VolumeSlicing` made."""
     image = record["image"]
-    return not isinstance(image, str | Path) or str(image).lower().endswith(SLICE_SUFFIXES)
+    if not isinstance(image, str | Path):
+        return True
+    return str(image).lower().endswith(SLICE_SUFFIXES)
 
 
 def lungs_of(volume: LabelledVolume) -> NDArray[np.bool_]:
@@ -162,10 +174,11 @@ def lungs_of(volume: LabelledVolume) -> NDArray[np.bool_]:
 def _labels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     labels: dict[str, NDArray[Any]] = {}
     if "lesions" in arrays:
+        # Rounded, not cut off: a NIfTI file with a scale factor may hold 1.9999 where 2 is meant.
         numbers = np.rint(arrays["lesions"]).astype(np.uint8)
         labels["lesions"] = np.where(numbers <= CONSOLIDATION.id, numbers, np.uint8(0))
         labels["infection"] = labels["lesions"] > 0
-    if "infection" in arrays:
+    if "infection" in arrays:  # a mask of its own comes before what the lesions say
         labels["infection"] = arrays["infection"] > 0
     return labels
 

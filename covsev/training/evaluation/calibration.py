@@ -32,16 +32,17 @@ def reliability(slices: Iterable[Slice], *, bins: int = 10) -> pd.DataFrame:
     Raises:
         ValueError: if there is no slice.
     """
+    # Sums only, slice after slice: the pixels of all slices need not be in memory together.
     counts, predicted, observed = (np.zeros(bins) for _ in range(3))
     for probability, reference in slices:
-        index = np.minimum((probability * bins).astype(int), bins - 1).ravel()
+        index = np.minimum((probability * bins).astype(int), bins - 1).ravel()  # 1.0 belongs to the last bin
         counts += np.bincount(index, minlength=bins)
         predicted += np.bincount(index, weights=probability.ravel(), minlength=bins)
         observed += np.bincount(index, weights=reference.ravel(), minlength=bins)
     if not counts.any():
         raise ValueError("slices must not be empty")
     edges = np.linspace(0, 1, bins + 1)
-    held = counts > 0
+    held = counts > 0  # a bin without pixels has no mean
     columns = {
         "low": edges[:-1][held],
         "high": edges[1:][held],
@@ -54,7 +55,8 @@ def reliability(slices: Iterable[Slice], *, bins: int = 10) -> pd.DataFrame:
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
     """Mean of \\|observed - predicted\\| over the pixels of a :func:`reliability` table (Naeini et al. 2015)."""
-    return float(np.average((table["observed"] - table["predicted"]).abs(), weights=table["pixels"]))
+    gaps = (table["observed"] - table["predicted"]).abs()
+    return float(np.average(gaps, weights=table["pixels"]))
 
 
 def agreement_by_threshold(slices: Sequence[Slice], thresholds: Sequence[float]) -> pd.DataFrame:
@@ -68,7 +70,9 @@ def agreement_by_threshold(slices: Sequence[Slice], thresholds: Sequence[float])
     rows = []
     for threshold in thresholds:
         cases = [case_metrics(probability, reference, threshold=threshold) for probability, reference in slices]
+        # Without NaN: a slice without infection has no sensitivity.
         means = {name: np.nanmean([getattr(case, name) for case in cases]) for name in AGREEMENT}
+        # The area over all slices, not the mean of ratios: a severity score is an area.
         found = sum(np.count_nonzero(probability >= threshold) for probability, _ in slices)
         rows.append({"threshold": threshold, **means, "area_ratio": found / infected if infected else np.nan})
     return pd.DataFrame(rows)
@@ -76,6 +80,7 @@ def agreement_by_threshold(slices: Sequence[Slice], thresholds: Sequence[float])
 
 def plot_calibration(table: pd.DataFrame, agreement: pd.DataFrame, path: Path) -> None:
     """Draw the reliability diagram beside agreement over thresholds, as PNG."""
+    # Without pyplot, which would keep the figure and look for a display.
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)

@@ -19,6 +19,7 @@ from covsev.training.data.volumes import LabelledVolume, VolumeSlicing, is_pictu
 from covsev.training.evaluation.metrics import CaseMetrics, case_metrics, legacy_infnet, lesion_metrics, write_metrics
 
 LEGACY = "infection_legacy"
+"""Name of the metrics by the protocol of the public Inf-Net evaluation; only for comparison with published numbers."""
 
 
 def evaluate_records(
@@ -47,6 +48,7 @@ def evaluate_records(
         raise ValueError(f"{volumes[0]['image']}: the true prior is for slices, and this is a volume")
     if true_prior and model.prior is None:
         raise ValueError(f"{model.name}: the true prior is for a multi network, and this is a single one")
+    # Slices in one call, so that a stack is read once for all of them; volumes one by one, since each is large.
     slices = [record for record in records if record not in volumes]
     cases = {}
     for record, item in zip(slices, cut(slices), strict=True):
@@ -62,6 +64,7 @@ def evaluate_records(
 
 def _name(record: Record) -> str:
     path = Path(record["image"])
+    # The slices of a stack share a file, so its name alone would not tell them apart.
     return f"{stem_of(path)}_{record['slice']:04d}" if "slice" in record else path.name
 
 
@@ -71,7 +74,7 @@ def _slice_metrics(model: LesionModel, record: Record, true_prior: bool) -> dict
         reference = read_labels(record["lesions"])
         prior = reference > 0 if true_prior else None
         return lesion_metrics(segment_slice(grey, model, prior=prior), reference)
-    infected = read_grey(record["infection"]) > 127
+    infected = read_grey(record["infection"]) > 127  # JPG masks are not pure black and white
     probability = slice_probability(grey, model)[0]
     return {
         "infection": case_metrics(probability, infected, threshold=model.postprocessing.threshold),
@@ -83,6 +86,7 @@ def _volume_metrics(model: LesionModel, volume: LabelledVolume, kind: str) -> di
     if kind not in volume.labels:
         raise ValueError(f"{volume.scan.source}: it has no {kind} labels to compare with")
     lungs = lungs_of(volume).astype(np.uint8)
+    # The lungs of the record, where it has them: errors of the lungs are not the network's.
     found = segment_lesions(volume.scan, lungs, model)
     if model.prior is not None:
         return lesion_metrics(found.labels, volume.labels["lesions"])
@@ -130,4 +134,4 @@ def read_labels(picture: str | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
     if isinstance(picture, np.ndarray):
         return picture
     with Image.open(picture) as image:
-        return np.asarray(image)
+        return np.asarray(image)  # a palette image gives its numbers, not its colours

@@ -25,7 +25,9 @@ from torch import Tensor
 from covsev.labels import LESIONS
 
 _ROUNDING = 1e-6
+"""By so much may Jaccard exceed Dice: where both are equal, 0 or 1, they are computed by different formulas."""
 _INTERVAL_PCT = (2.5, 97.5)
+"""Percentiles of the bootstrap's means: what lies between them is the 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def case_metrics(prediction: ArrayLike, reference: ArrayLike, *, threshold: floa
     """
     probability, mask = _checked(prediction, reference)
     counts = _confusion(probability >= threshold, mask)
-    union = counts[0] + counts[1] + counts[3]
+    union = counts[0] + counts[1] + counts[3]  # all but the true negatives; 0 where both masks are empty
     return CaseMetrics(
         dice=_ratio("f1 score", counts) if union else 1.0,
         jaccard=_ratio("threat score", counts) if union else 1.0,
@@ -91,6 +93,7 @@ def lesion_metrics(labels: ArrayLike, reference_labels: ArrayLike) -> dict[str, 
         ValueError: if shapes differ, or a label is none of these.
     """
     predicted, reference = np.asarray(labels), np.asarray(reference_labels)
+    # An unknown label would count as infection, but as neither kind, and nobody would notice.
     known = (0, *(lesion.id for lesion in LESIONS))
     for name, values in (("labels", predicted), ("reference_labels", reference)):
         unknown = set(np.unique(values).tolist()) - set(known)
@@ -117,6 +120,7 @@ def legacy_infnet(probability: ArrayLike, reference: ArrayLike) -> CaseMetrics:
     Raises:
         ValueError: if shapes differ, or values are out of range.
     """
+    # All 256 thresholds from one histogram: what lies at or above each of them is a cumulative sum.
     values, mask = _checked(probability, reference)
     grey = _eight_bit(values)
     hits, positives = _count_from(grey[mask]), _count_from(grey)
@@ -133,14 +137,16 @@ def legacy_infnet(probability: ArrayLike, reference: ArrayLike) -> CaseMetrics:
 
 
 def _checked(prediction: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    # At least one axis: the counts below go through the first one, and a single number has none.
     probability = np.atleast_1d(np.asarray(prediction, dtype=np.float32))
     mask = np.atleast_1d(np.asarray(reference))
     if probability.shape != mask.shape:
         raise ValueError(f"prediction has shape {probability.shape}, but reference has shape {mask.shape}")
     if probability.size == 0:
         raise ValueError(f"prediction and reference are without pixels, of shape {mask.shape}")
-    if not (probability.min() >= 0 and probability.max() <= 1):  # NaN fails too
-        raise ValueError(f"prediction must lie in [0, 1]; got {probability.min():g} to {probability.max():g}")
+    low, high = probability.min(), probability.max()
+    if not (low >= 0 and high <= 1):  # NaN fails too
+        raise ValueError(f"prediction must lie in [0, 1]; got {low:g} to {high:g}")
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError("reference must hold 0 and 1 only")
     return probability, mask.astype(np.bool_)
@@ -165,19 +171,22 @@ def _ratio(name: str, counts: Tensor) -> float:
 
 def _eight_bit(grey: NDArray[np.float32]) -> NDArray[np.int64]:
     low, high = grey.min(), grey.max()
-    if low == high:
+    if low == high:  # nothing to stretch
         return np.zeros(grey.shape, dtype=np.int64)
-    return np.rint(255 * (grey - low) / (high - low)).astype(np.int64)
+    stretched = 255 * (grey - low) / (high - low)
+    return np.rint(stretched).astype(np.int64)
 
 
 def _count_from(grey: NDArray[np.int64]) -> NDArray[np.int64]:
     """(256,) how many pixels have at least each grey value."""
-    return np.bincount(grey.ravel(), minlength=256)[::-1].cumsum()[::-1]
+    pixels = np.bincount(grey.ravel(), minlength=256)
+    return pixels[::-1].cumsum()[::-1]  # added up from white to black
 
 
 def _mean_where_hit(hits: NDArray[np.int64], part: NDArray[np.int64], whole: NDArray[np.int64] | int) -> float:
     """Mean over thresholds of ``part / whole``, 0 where nothing was hit; NaN if ``whole`` is 0 there."""
     with np.errstate(invalid="ignore"):
+        # 0 where nothing was hit, for specificity too: so does the published evaluation.
         ratios = np.divide(part, whole, out=np.zeros(len(hits)), where=hits > 0)
     return float(ratios.mean())
 
@@ -222,6 +231,7 @@ def summarise(
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) == 0:
         raise ValueError("values must not be empty")
+    # Without groups each case is a group of its own: one way to draw for both.
     names = np.arange(len(numbers)) if groups is None else np.asarray(groups)
     if len(names) != len(numbers):
         raise ValueError(f"groups has {len(names)} entries for {len(numbers)} values")
@@ -231,15 +241,18 @@ def summarise(
         return Summary(np.nan, np.nan, np.nan, np.nan, 0, len(numbers))
     sd = float(kept.std(ddof=1)) if len(kept) > 1 else np.nan
     low, high = _bootstrap_interval(kept, names[valid], resamples, seed)
-    return Summary(float(kept.mean()), sd, low, high, len(kept), len(numbers) - len(kept))
+    left_out = len(numbers) - len(kept)
+    return Summary(float(kept.mean()), sd, low, high, len(kept), left_out)
 
 
 def _bootstrap_interval(
     values: NDArray[np.float64], groups: NDArray[Any], resamples: int, seed: int
 ) -> tuple[float, float]:
+    # Of a group only its sum and its size are needed, so a resample draws as many numbers as there are groups.
     _, member = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(member, values), np.bincount(member)
     drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    # The mean over the cases drawn: large groups weigh more, as they do in the mean itself.
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, _INTERVAL_PCT)
     return float(low), float(high)
@@ -269,6 +282,7 @@ def metrics_table(
     if not cases:
         raise ValueError("cases must not be empty")
     lesions = list(next(iter(cases.values())))
+    # A single and a multi network have other lesions: mixed, they would leave holes in the table.
     for name, metrics in cases.items():
         if list(metrics) != lesions:
             raise ValueError(f"case {name!r} has metrics of {list(metrics)}, the first case of {lesions}")

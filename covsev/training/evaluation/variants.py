@@ -35,6 +35,7 @@ class Variant:
     id: str
     title: str
     stages: tuple[str, ...] = (SINGLE, MULTI)
+    # By default the paper's InfNet: the bundle's own network is the refined one.
     networks: Mapping[str, str] = field(default_factory=lambda: {SINGLE: "network_infnet.yaml"})
     settings: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
@@ -52,6 +53,7 @@ VARIANTS = (
     ),
     Variant("unet", "U-Net", networks=dict.fromkeys((SINGLE, MULTI), "network_unet.yaml"), prior="infnet_aug04"),
     Variant("covid_segnet", "COVID-SegNet", (SINGLE,), networks={SINGLE: "network_covid_segnet.yaml"}),
+    # It goes on from another variant's weights, so it is trained after that one.
     Variant("semi_infnet", "Semi-InfNet", (SINGLE,), semi="infnet_aug04"),
     Variant("refined_infnet", "InfNet + refinement", (SINGLE,), networks={}, settings={"augment": False}),
     Variant(
@@ -98,10 +100,14 @@ def fold_cell(values: Sequence[float], folds: Sequence[int]) -> Cell:
         values: (N,) one number a slice.
         folds: (N,) the fold in which each slice was held out.
     """
-    means = pd.Series(values, dtype=float).groupby(np.asarray(folds)).mean().dropna()
+    # Fold by fold: slices of one fold share a network, so they are no independent results.
+    by_fold = pd.Series(values, dtype=float).groupby(np.asarray(folds))
+    means = by_fold.mean().dropna()
     if len(means) == 0:
         return Cell(np.nan, np.nan)
-    error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else np.nan
+    error = np.nan  # one fold says nothing about how much folds differ
+    if len(means) > 1:
+        error = float(means.std(ddof=1) / np.sqrt(len(means)))
     return Cell(float(means.mean()), error)
 
 
@@ -120,9 +126,10 @@ def comparison_table(folder: Path, folds: Mapping[str, int], *, stem: str, lesio
     lines = [f"| variant | folds | {' | '.join(METRICS)} |", "|---" * (2 + len(METRICS)) + "|"]
     for variant, table in _tables(folder, folds, stem):
         columns = [table[f"{lesion}_{metric}"].tolist() for metric in METRICS]
-        cells = " | ".join(str(fold_cell(values, table["fold"].tolist())) for values in columns)
+        of_slices = table["fold"].tolist()
+        cells = " | ".join(str(fold_cell(values, of_slices)) for values in columns)
         lines.append(f"| {variant.title} | {table['fold'].nunique()} | {cells} |")
-    if len(lines) == 2:
+    if len(lines) == 2:  # the head alone
         raise ValueError(f"{folder}: no {stem}_<variant>.csv in it")
     return "\n".join(lines)
 
@@ -145,10 +152,11 @@ def paired_table(folder: Path, folds: Mapping[str, int], *, stem: str, lesion: s
     }
     for first, second in PAIRS:
         if first in means and second in means:
-            by_fold = (means[first][1] - means[second][1]).dropna()
+            (title, mean), (other_title, other_mean) = means[first], means[second]
+            by_fold = (mean - other_mean).dropna()  # pandas joins by fold; one that either lacks is left out
             cell = fold_cell(by_fold.tolist(), by_fold.index.tolist())
             wins = f"{int((by_fold > 0).sum())} of {len(by_fold)}"
-            lines.append(f"| {means[first][0]} | {means[second][0]} | {cell} | {wins} |")
+            lines.append(f"| {title} | {other_title} | {cell} | {wins} |")
     return "\n".join(lines)
 
 
@@ -159,7 +167,7 @@ def _tables(folder: Path, folds: Mapping[str, int], stem: str) -> Iterator[tuple
         if not path.is_file():
             continue
         table = pd.read_csv(path)
-        table = table[table["row"] == "case"]
+        table = table[table["row"] == "case"]  # without the statistics below
         unknown = sorted(set(table["name"]) - set(folds))
         if unknown:
             raise ValueError(f"{path}: no fold is known for {', '.join(unknown)}")
@@ -175,6 +183,8 @@ def replace_between(text: str, name: str, content: str) -> str:
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(start)
     _, closed, after = rest.partition(end)
-    if not found or not closed or start in after or end in after:
+    # A second mark, or one in the wrong order, would lose text that somebody wrote by hand.
+    again = start in after or end in after
+    if not found or not closed or again:
         raise ValueError(f"the marks {start} and {end} must stand in the text once, in this order")
     return f"{before}{start}\n{content}\n{end}{after}"

@@ -19,7 +19,9 @@ from covsev.scan import replacing
 from covsev.training.pretraining.inpainting import CoachGame, ReconstructionLoss, erase
 
 Row = dict[str, Any]
+"""One epoch of the game, by the columns of ``game.csv``."""
 _PICTURED = 4
+"""Slices in a sheet of samples. They are the first of the probe, so that epochs can be compared."""
 
 
 class Hardness(NamedTuple):
@@ -60,16 +62,19 @@ def mask_hardness(
     loss_function = loss_function if loss_function is not None else ReconstructionLoss()
     generator = torch.Generator().manual_seed(seed)
     device = next(inpainter.parameters()).device
+    # Evaluation mode: batch norm must not learn from the probe, nor depend on what else is in a batch.
     inpainter.eval()
     coach.eval()
     coached: list[float] = []
     at_random: list[float] = []
     for batch in batches:
         image, edge = batch["image"].to(device), batch["edge"].to(device)
+        # Several draws, averaged: one random mask may be easy or hard by chance.
         chance = (
             random_masks(len(image), image.shape[-2:], coach.kept_fraction, generator=generator).to(device)
             for _ in range(random_draws)
         )
+        # Hard masks of both: a soft one erases every pixel in part, and cannot be compared.
         for losses, masks in ((coached, [coach(image, hard=True)]), (at_random, chance)):
             losses += [loss_function(inpainter(erase(image, mask)), image, edge, mask).item() for mask in masks]
     if not coached:
@@ -125,11 +130,13 @@ class GameLog:
     def _write(self, engine: CoachGame) -> None:
         row = self._row(engine)
         self.rows.append(row)
-        self._losses.clear()
+        self._losses.clear()  # the list of the next epoch
         engine.state.metrics = {key: value for key, value in row.items() if isinstance(value, float)}
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        # The whole table anew: so a continued run drops the rows that were written after its checkpoint.
         write_rows(self.rows, self.output_dir / "game.csv")
-        if engine.state.epoch % self.picture_every == 0 or engine.state.epoch == engine.state.max_epochs:
+        last = engine.state.epoch == engine.state.max_epochs
+        if engine.state.epoch % self.picture_every == 0 or last:
             plot_hardness(self.rows, self.output_dir / "mask_hardness.png")
             self._picture(engine, self.output_dir / "masks" / f"epoch_{engine.state.epoch:04d}.png")
 
@@ -162,7 +169,8 @@ class GameLog:
         erased = erase(image, mask)
         painted = engine.inpainter(erased).s3.clamp(0, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_sheet((image, mask, erased, painted, image * mask + painted * (1 - mask)), path)
+        mended = image * mask + painted * (1 - mask)  # painted where it was erased, else the slice itself
+        save_sheet((image, mask, erased, painted, mended), path)
 
 
 def _rate(optimizer: torch.optim.Optimizer) -> float:
@@ -171,6 +179,7 @@ def _rate(optimizer: torch.optim.Optimizer) -> float:
 
 def write_rows(rows: list[Row], path: Path) -> None:
     """Write ``rows``, all of the same keys, as CSV; what does not apply is empty."""
+    # In one step, so that whoever looks at the table during the game never sees half of it.
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -41,6 +41,7 @@ class GameSchedule:
     first_epochs: int = 200
     later_epochs: int = 100
     total_epochs: int = 2000
+    # The paper's, for batches of 128 on a GPU; ``pretrain.yaml`` has lower ones for two cores.
     learning_rates: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
     milestones: tuple[float, ...] = (0, 0.4, 0.8, 0.9)
 
@@ -50,7 +51,8 @@ class GameSchedule:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if len(self.learning_rates) != len(self.milestones):
             raise ValueError(f"{len(self.learning_rates)} learning_rates, but {len(self.milestones)} milestones")
-        if list(self.milestones) != sorted(self.milestones) or self.milestones[0] != 0:
+        rising = list(self.milestones) == sorted(self.milestones)
+        if not rising or self.milestones[0] != 0:  # without a rate from 0 on, the first epochs would have none
             raise ValueError(f"milestones must rise from 0; got {self.milestones}")
 
     def turn(self, epoch: int) -> Turn:
@@ -61,15 +63,20 @@ class GameSchedule:
         """
         if not 1 <= epoch <= self.total_epochs:
             raise ValueError(f"epoch must be between 1 and {self.total_epochs}; got {epoch}")
-        first = 2 * self.first_epochs
-        length = self.first_epochs if epoch <= first else self.later_epochs
-        phase, position = divmod(epoch - 1 if epoch <= first else epoch - 1 - first, length)
+        first = 2 * self.first_epochs  # both first phases are equally long
+        if epoch <= first:
+            before, length = 0, self.first_epochs
+        else:
+            before, length = first, self.later_epochs
+        phase, position = divmod(epoch - 1 - before, length)
         return Turn(
+            # The count begins anew after the two first phases, and they are two: the inpainter is even in both.
             player="inpainter" if phase % 2 == 0 else "coach",
             random_masks=epoch <= self.first_epochs,
             learning_rate=self._learning_rate(position / length),
         )
 
     def _learning_rate(self, progress: float) -> float:
+        # The last milestone that was reached decides.
         reached = sum(milestone <= progress for milestone in self.milestones)
         return self.learning_rates[reached - 1]

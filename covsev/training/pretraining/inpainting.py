@@ -31,7 +31,7 @@ from covsev.training.data.augmentation import GREY
 from covsev.training.pretraining.game_schedule import GameSchedule, Turn
 from covsev.training.resuming import ReseedEachEpoch, run_resumable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the log imports this module
     from covsev.training.pretraining.game_log import GameLog
 
 
@@ -84,14 +84,18 @@ class ReconstructionLoss(_Loss):
                     f"{name} has shape {tuple(target.shape)}, but outputs have shape {tuple(outputs.s3.shape)}"
                 )
         images = (outputs.s3, outputs.s4, outputs.s5, outputs.sg)
-        errors = [_absolute_error(output, image) for output in images] + [_absolute_error(outputs.edge, edge)]
+        errors = [_absolute_error(output, image) for output in images]
+        errors.append(_absolute_error(outputs.edge, edge))
         error = torch.stack(errors).mean(dim=0)
+        # Each part has its own mean, so that L_rec does not depend on how much was erased.
         erased, kept = _weighted_mean(error, 1 - mask), _weighted_mean(error, mask)
-        return self.erased_weight * erased + (1 - self.erased_weight) * kept
+        kept_weight = 1 - self.erased_weight
+        return self.erased_weight * erased + kept_weight * kept
 
 
 def _absolute_error(output: Tensor, target: Tensor) -> Tensor:
     """Error of ``output`` clamped to [0, 1]; its gradient passes the clamp."""
+    # What is added is a constant for the gradient, so it is that of ``output``.
     clamped = output + (output.clamp(0, 1) - output).detach()
     return (clamped - target).abs()
 
@@ -149,14 +153,14 @@ class CoachGame(Trainer):
         self.loss_function = loss_function if loss_function is not None else ReconstructionLoss()
         self.hard_masks = hard_masks
         self.seed = seed
-        self.turn: Turn = schedule.turn(1)
+        self.turn: Turn = schedule.turn(1)  # until the first epoch begins
         super().__init__(
             device=device,
             max_epochs=schedule.total_epochs,
             data_loader=train_data_loader,
             epoch_length=epoch_length,
             handlers=train_handlers,
-            decollate=False,
+            decollate=False,  # the losses are of whole batches
         )
         self._reseed = ReseedEachEpoch(train_data_loader, seed)
         self.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
@@ -166,8 +170,10 @@ class CoachGame(Trainer):
         self.turn = self.schedule.turn(self.state.epoch)
         self._reseed(self)
         inpainting = self.turn.player == "inpainter"
+        # The other player rests in evaluation mode and without gradients: its batch norm must not move, either.
         self.inpainter.train(inpainting).requires_grad_(inpainting)
         self.coach.train(not inpainting).requires_grad_(not inpainting)
+        # Set by hand: the rate falls within each phase of the inpainter and begins anew in the next.
         for group in self.inpainter_optimizer.param_groups:
             group["lr"] = self.turn.learning_rate
 
@@ -186,6 +192,7 @@ class CoachGame(Trainer):
 
     def _play_coach(self, image: Tensor, edge: Tensor) -> dict[str, float]:
         mask = self.coach(image)
+        # The painting is detached: the coach's gradient comes from the weights of the loss alone, see above.
         with torch.no_grad():
             outputs = self.inpainter(erase(image, mask))
         l_rec = self.loss_function(outputs, image, edge, mask)
@@ -232,6 +239,7 @@ def play(
     Raises:
         FileNotFoundError: if ``resume`` is not a file.
     """
+    # Both optimizers, too: their momenta are part of what an uninterrupted run would have.
     state = {
         "inpainter": game.inpainter,
         "coach": game.coach,

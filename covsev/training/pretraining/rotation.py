@@ -33,9 +33,13 @@ class QuarterTurnd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn, anticlockwise, and add the number as an integer tensor."""
         result = dict(data)
-        turns = int(result[self.name]) if self.name in result else int(self.R.randint(TURNS))
+        # In measurements the turn is given, so that every slice is seen in each of them.
+        given = self.name in result
+        turns = int(result[self.name]) if given else int(self.R.randint(TURNS))
+        to_upright = int(result.get(self.upright, 0))
         for key in self.key_iterator(result):
-            result[key] = torch.rot90(result[key], turns + int(result.get(self.upright, 0)), dims=(1, 2))
+            # One turn for both: turns of a square by quarters add up, and lose nothing.
+            result[key] = torch.rot90(result[key], turns + to_upright, dims=(1, 2))
         result[self.name] = torch.tensor(turns)
         return result
 
@@ -59,6 +63,7 @@ def rotation_training(size: Sequence[int], *, augment: bool = True) -> Compose:
     if size[0] != size[1]:
         raise ValueError(f"size must be square; got {size[0]} x {size[1]}")
     keys = ("image",)
+    # Less rotation (in radians) than in the training of masks: what is to be told apart are the turns.
     small = RandAffined(keys=keys, prob=0.9, rotate_range=0.2, scale_range=(0.2, 0.2), padding_mode="zeros")
     return Compose(
         [
@@ -81,10 +86,13 @@ def with_upright(records: Sequence[Mapping[str, Any]], upside_down: str | None) 
         upside_down: part of the names of the images that lie turned by 180 degrees, or mirrored so that it looks like
             that, as half the volumes of COVID-SemiSeg do; ``None`` if there are none.
     """
-    return [
-        {**record, "upright": 2 if upside_down is not None and upside_down in Path(record["image"]).name else 0}
-        for record in records
-    ]
+    return [{**record, "upright": _quarters_to_upright(record, upside_down)} for record in records]
+
+
+def _quarters_to_upright(record: Mapping[str, Any], upside_down: str | None) -> int:
+    if upside_down is None:
+        return 0
+    return 2 if upside_down in Path(record["image"]).name else 0
 
 
 def split_patients(
@@ -97,8 +105,10 @@ def split_patients(
     Raises:
         ValueError: if nothing is left to train on.
     """
+    # Digits at the very end are the slice's number.
     patients = [re.sub(r"\d+$", "", Path(record["image"]).stem) for record in records]
-    held_out = set(list(dict.fromkeys(patients))[::every])
+    in_order = list(dict.fromkeys(patients))  # each once, in the order of the records: the same in every run
+    held_out = set(in_order[::every])
     training = [record for record, patient in zip(records, patients, strict=True) if patient not in held_out]
     if not training:
         raise ValueError(f"no patient is left to train on: {len(held_out)} held out, every {every} of them")

@@ -1,13 +1,16 @@
 """Semi-supervised training: the progressive pseudo labels of Semi-InfNet (Fan et al. 2020, algorithm 1).
 
-In every round the current network labels the next unlabelled slices, drawn at random; they join the training set, and
-the network is trained on. In the end it is trained on the labelled slices alone, as the paper does.
+In every round the current network labels the next unlabelled slices, drawn at random. They join the training set, and
+the network is trained on. In the end it is trained on the labelled slices alone, as in the paper.
 
-Deviations from the paper and its published code: a pseudo label is the probability from a threshold on, where they
-take a map stretched to its own range, in which every healthy slice has an infection; slices of another brightness are
-matched to the labelled ones, see :func:`brighten`; doubtful slices can be left out; a round starts from the running
-average of the last one's weights; the end goes on from the last round, where the paper trains a fresh network on all
-pseudo labels first.
+Deviations from the paper and its published code:
+
+* A pseudo label is where the probability reaches a threshold. They stretch each map to its own range, in which every
+  healthy slice has an infection.
+* Slices of another brightness are matched to the labelled ones, see :func:`brighten`.
+* Doubtful slices can be left out.
+* A round starts from the running average of the weights of the round before.
+* The end goes on from the last round. The paper first trains a fresh network on all pseudo labels.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from covsev.inference.slices import resize_slices
+from covsev.inference.slices import probabilities_at, resize_slices
 from covsev.scan import replacing
 from covsev.training.data.orientations import mean_over_orientations
 from covsev.training.data.records import Record
@@ -37,6 +40,7 @@ from covsev.training.fine_tuning import FineTuning
 from covsev.training.semi.pseudo_schedule import ProgressiveSchedule, Stage
 
 _DARK = 0.6
+"""Level of soft tissue from which a slice is no longer dark, between the two kinds named in :func:`brighten`."""
 _log = logging.getLogger(__name__)
 
 
@@ -82,7 +86,8 @@ class Labelling:
         network_input = resize_slices(image, (self.network_size[0], self.network_size[1]))
         predict = partial(_probability, network)
         found = mean_over_orientations(predict, network_input) if self.all_orientations else predict(network_input)
-        return resize_slices(found, (grey.shape[0], grey.shape[1])).clamp_(0, 1)[0, 0].float().cpu().numpy()
+        height, width = grey.shape
+        return probabilities_at((height, width), found)[0, 0]  # the resizer of serving
 
     def label(self, network: nn.Module, image: str | Path, stem: Path) -> dict[str, Any]:
         """Label a slice file.
@@ -99,8 +104,9 @@ class Labelling:
         grey = original if self.tissue_level is None else brighten(original, self.tissue_level)
         probability = self.probability(network, grey)
         mask = probability >= self.threshold
+        # Saved as the radiologist's masks are, so that training reads both in one way.
         _save_png(mask.astype(np.uint8) * np.uint8(255), stem.with_name(f"{stem.name}_mask.png"))
-        if grey is not original:
+        if grey is not original:  # the label is of the brightened slice, so that is what is trained on
             _save_png(grey, stem.with_name(f"{stem.name}_image.png"))
         certainty = confidence(probability, self.threshold)
         return {
@@ -133,7 +139,7 @@ def brighten(grey: NDArray[np.uint8], tissue_level: float) -> NDArray[np.uint8]:
         (H, W); ``grey`` itself if soft tissue is at 0.6 or more already, or nothing but black.
     """
     level = float(np.percentile(grey, 85)) / 255
-    if level >= _DARK or level == 0:
+    if level >= _DARK or level == 0:  # 0: nothing but black, which no factor brightens
         return grey
     return (grey * (tissue_level / level)).round().clip(0, 255).astype(np.uint8)
 
@@ -146,7 +152,9 @@ def confidence(probability: NDArray[np.float32], threshold: float) -> float:
     mask = probability >= threshold
     if not mask.any():
         return 1 - float(probability.max())
-    return float(2 * probability[mask].sum() / (probability.sum() + mask.sum()))
+    shared = probability[mask].sum()
+    both = probability.sum() + mask.sum()
+    return float(2 * shared / both)
 
 
 # ---- the rounds ---------------------------------------------------------------------------------------------------
@@ -192,6 +200,7 @@ def train_progressively(
     folder, weights = Path(output_dir), Path(start)
     pseudo: list[dict[str, str]] = []
     folder.mkdir(parents=True, exist_ok=True)
+    # Labels are written before the weights: a stage without weights is begun anew, one with them is complete.
     for stage in schedule.stages(len(unlabelled)):
         origin = _origin(stage, weights, fine_tuning, labelling, labelled, unlabelled, pseudo)
         path = folder / f"{stage.name}.pt"
@@ -201,11 +210,13 @@ def train_progressively(
             _load(fine_tuning.network, weights)
             slices = _label_share(stage, fine_tuning.network, labelling, unlabelled, folder / stage.name)
             _write_json(path.with_suffix(".json"), {"made_from": origin, "slices": slices})
+        # Of skipped stages, too: later rounds train on the labels of all earlier ones.
         pseudo += _records(slices, unlabelled, folder / stage.name)
         if not path.is_file():
             further = [] if stage.labelled_only else pseudo
             _save(fine_tuning(labelled, further, epochs=stage.epochs, seed=stage.seed), path)
         weights = path
+    # A copy under a fixed name, so that other configurations need not know how many stages there were.
     with replacing(folder / "model.pt") as temporary:
         shutil.copyfile(weights, temporary)
     return folder / "model.pt"
@@ -230,6 +241,7 @@ def _origin(
         **asdict(labelling),
         **fine_tuning.numbers(),
     }
+    # There and back, since it is compared with what was read from a file: tuples are lists there.
     return json.loads(json.dumps(origin))  # type: ignore[no-any-return]
 
 
@@ -238,7 +250,8 @@ def _skip(path: Path, origin: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path} is missing beside its weights; choose another output_dir")
     known = json.loads(path.read_text())
-    other = sorted(key for key in origin if known["made_from"].get(key) != origin[key])
+    made_from = known["made_from"]
+    other = sorted(key for key, value in origin.items() if made_from.get(key) != value)
     if other:
         raise ValueError(f"{path}: made from other {', '.join(other)}; choose another output_dir")
     _log.info("%s is done: skipped", path.stem)
@@ -258,12 +271,13 @@ def _label_share(
     if not stage.share:
         return []
     folder.mkdir(exist_ok=True)
-    network.eval()
+    network.eval()  # the training of the last round has left it in training mode
     slices = []
     for position in stage.share:
         image = Path(unlabelled[position]["image"])
         slices.append({"position": position} | labelling.label(network, image, folder / f"{position:05d}"))
-    _log.info("%s: %d slices labelled, %d of them used", stage.name, len(slices), sum(s["used"] for s in slices))
+    used = sum(entry["used"] for entry in slices)
+    _log.info("%s: %d slices labelled, %d of them used", stage.name, len(slices), used)
     return slices
 
 
@@ -272,8 +286,9 @@ def _records(slices: Sequence[Record], unlabelled: Sequence[Record], folder: Pat
     records = []
     for entry in slices:
         if entry["used"]:
-            stem = folder / f"{entry['position']:05d}"
-            image = f"{stem}_image.png" if entry["brightened"] else str(unlabelled[entry["position"]]["image"])
+            position = entry["position"]
+            stem = folder / f"{position:05d}"
+            image = f"{stem}_image.png" if entry["brightened"] else str(unlabelled[position]["image"])
             records.append({"image": image, "infection": f"{stem}_mask.png"})
     return records
 

@@ -58,14 +58,17 @@ class ProgressiveSchedule:
 
         A round is the same whatever ``rounds`` is, so that more of them can follow later.
         """
+        # Drawn once for all rounds, so that the first rounds do not depend on how many follow.
         order = np.random.default_rng(self.seed).permutation(unlabelled).tolist()
         size = self.slices_per_round
-        shares = [order[start : start + size] for start in range(0, unlabelled, size)][: self.rounds]
+        starts = range(0, unlabelled, size)[: self.rounds]  # None takes all
+        shares = [order[start : start + size] for start in starts]
         stages = [
             Stage(f"round_{number:03d}", tuple(share), False, self.epochs, self._seed(number))
             for number, share in enumerate(shares, start=1)
         ]
         if self.final_epochs > 0:
+            # Named after the last round: more rounds later make a new end, and leave this one's files alone.
             count = len(stages)
             stages.append(Stage(f"final_{count:03d}", (), True, self.final_epochs, self._seed(count + 1)))
         return stages
