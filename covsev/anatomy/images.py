@@ -22,6 +22,11 @@ def as_array(image: sitk.Image) -> NDArray[Any]:
     return sitk.GetArrayFromImage(image).transpose()
 
 
+def voxel_ml(image: sitk.Image) -> float:
+    """Volume of one voxel."""
+    return float(np.prod(image.GetSpacing())) / 1000
+
+
 def volume_ml(mask: sitk.Image) -> float:
     """Volume of a mask in ml."""
     voxels = np.count_nonzero(sitk.GetArrayViewFromImage(mask))  # a view: counting needs no copy

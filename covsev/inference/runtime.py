@@ -65,8 +65,8 @@ def _keep(request: Any, place: tuple[dict[int, NDArray[np.float32]], int]) -> No
     results[position] = request.get_output_tensor(0).data.copy()
 
 
-class Bfloat16Network(nn.Module):
-    """A network under autocast to bfloat16; its output is float32.
+class _Wrapped(nn.Module):
+    """A network that is run with a setting of its own.
 
     Args:
         network: on its device.
@@ -75,6 +75,10 @@ class Bfloat16Network(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+
+
+class Bfloat16Network(_Wrapped):
+    """A network under autocast to bfloat16; its output is float32."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch."""
@@ -83,16 +87,8 @@ class Bfloat16Network(nn.Module):
         return logits.float()  # numpy, which comes next, has no bfloat16
 
 
-class Float32Network(nn.Module):
-    """A network whose convolutions are float32 on a GPU, too. By itself, cuDNN would take TensorFloat-32.
-
-    Args:
-        network: on its device.
-    """
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
+class Float32Network(_Wrapped):
+    """A network whose convolutions are float32 on a GPU, too. By itself, cuDNN would take TensorFloat-32."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch."""

@@ -22,6 +22,10 @@ from covsev.scan.boxes import bounding_box
 _PURE_HU = -820  # of gas in the bowel with its mixed border voxels at 2 mm; cut-off tips of lung are denser
 _BODY_HU = -300
 _OUTSIDE_AIR_HU = -930  # air around the patient touches the scan's sides with a mean below this
+_TRACHEA_HU = -900  # the trachea holds pure air; lung is denser
+_TRACHEA_MM2 = (60, 700)  # area across: a child's, and a wide one that breathes in
+_TRACHEA_ELONGATION = 1.8  # of an ellipse; gullet and bowel are longer
+_OFF_MIDLINE = 0.12  # of the lungs' width: disease and rotation pull it aside
 _MAX_AIRWAY_ML = 150.0  # a larger airway tree has leaked into the lung
 _AIRWAY_HU = range(-980, -850, 10)
 _MAX_AIRWAY_GROWTH = 1.6  # a step that grows the tree by more has leaked
@@ -117,15 +121,16 @@ def _trachea_seed(coarse: sitk.Image, air: sitk.Image) -> tuple[int, int, int] |
     top, bottom = int(np.flatnonzero(along_z)[-1]), int(median_of_counts(along_z))
     area_mm2 = coarse.GetSpacing()[0] * coarse.GetSpacing()[1]
     for level in range(top, bottom, -1):
-        pure = sitk.GetImageFromArray((inside[:, :, level] & (hu[:, :, level] < -900)).T.astype(np.uint8))
+        pure = inside[:, :, level] & (hu[:, :, level] < _TRACHEA_HU)
         shapes = sitk.LabelShapeStatisticsImageFilter()
-        shapes.Execute(sitk.ConnectedComponent(pure))
+        shapes.Execute(sitk.ConnectedComponent(sitk.GetImageFromArray(pure.T.astype(np.uint8))))
         for number in shapes.GetLabels():
-            pixels = shapes.GetNumberOfPixels(number)
-            centre = shapes.GetCentroid(number)
-            round_enough = shapes.GetElongation(number) < 1.8
-            if 60 <= pixels * area_mm2 <= 700 and round_enough and abs(centre[0] - midline) < 0.12 * width:
-                index = (round(centre[0]), round(centre[1]), level)
-                if hu[index] < -900:
+            least_mm2, most_mm2 = _TRACHEA_MM2
+            as_large = least_mm2 <= shapes.GetNumberOfPixels(number) * area_mm2 <= most_mm2
+            x, y = shapes.GetCentroid(number)
+            central = abs(x - midline) < _OFF_MIDLINE * width
+            if as_large and central and shapes.GetElongation(number) < _TRACHEA_ELONGATION:
+                index = (round(x), round(y), level)
+                if hu[index] < _TRACHEA_HU:  # the middle of a crescent lies outside of it
                     return index
     return None

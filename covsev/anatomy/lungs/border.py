@@ -69,7 +69,8 @@ def refine(
             inside |= at_dense & says_lung(level)[x, y]
         lung = np.where(inside, code & _SIDE, 0)
         found[x, y, level] = lung
-        recovered[x, y, level] = (lung > 0) & ~holds_air & (code & _MISSED > 0)
+        missed = ~holds_air & (code & _MISSED > 0)
+        recovered[x, y, level] = missed & (lung > 0)
     return found, recovered
 
 

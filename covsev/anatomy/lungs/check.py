@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from covsev.anatomy.images import as_array
+from covsev.anatomy.images import as_array, voxel_ml
 from covsev.anatomy.morphology import Mask
 from covsev.labels import LUNG_TISSUE_HU
 
@@ -34,7 +34,7 @@ def why_not_believed(mask: Mask, aerated: Mask, air: Mask, coarse: sitk.Image) -
     share = _share(outside & mask, mask)
     if share > _MAX_OUTSIDE_SHARE:
         return f"{100 * share:.0f} % of what the network finds lies around the patient"
-    volume_ml = int(np.count_nonzero(mask)) * float(np.prod(coarse.GetSpacing())) / 1000
+    volume_ml = int(np.count_nonzero(mask)) * voxel_ml(coarse)
     if volume_ml > _MAX_ML:
         return f"the network finds {volume_ml / 1000:.0f} litres of lung"
     return ""

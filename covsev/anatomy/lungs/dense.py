@@ -18,6 +18,8 @@ _FLUID_MM = 8.0
 """Side of the cube of that mean: noise of 30 HU in 2 mm voxels becomes 4 HU."""
 _MAX_GRAIN_HU = 32.0
 """SD within the cube. Fluid holds nothing; consolidation holds air, and a border holds two tissues."""
+_AERATED_HU = -200
+"""Darker lung holds air, and so no fluid."""
 _BEHIND_MM = 60.0
 """A layer of fluid behind the lung is less deep."""
 _MIN_LAYER_ML = 5.0
@@ -54,7 +56,8 @@ def reaching_back(dense: Mask, prob: NDArray[np.float32], hu: NDArray[Any], y_mm
         hu: (X, Y, Z).
         y_mm: side of a voxel from front to back.
     """
-    possible = (prob >= _POSSIBLE) & (hu > SOFT_HU[0]) & (hu < SOFT_HU[1])
+    soft = (hu > SOFT_HU[0]) & (hu < SOFT_HU[1])
+    possible = soft & (prob >= _POSSIBLE)
     grown = dense.copy()
     for _ in range(round(_REACH_MM / y_mm)):
         behind = np.zeros_like(grown)
@@ -81,8 +84,9 @@ def fluid_layers(lungs: Mask, hu: NDArray[Any], spacing_mm: tuple[float, ...]) -
         spacing_mm: of that grid.
     """
     depth_mm = _mm_behind(lungs, spacing_mm[1])
-    sought = (lungs & (hu > -200)) | ((depth_mm > 0) & (depth_mm <= _BEHIND_MM))
-    fluid = opened(sought & _like_fluid(hu, spacing_mm))
+    inside = lungs & (hu > _AERATED_HU)
+    behind = (depth_mm > 0) & (depth_mm <= _BEHIND_MM)
+    fluid = opened((inside | behind) & _like_fluid(hu, spacing_mm))
     parts, number = ndimage.label(fluid)
     if number == 0:
         return np.zeros(lungs.shape, dtype=bool)
@@ -100,7 +104,7 @@ def fluid_layers(lungs: Mask, hu: NDArray[Any], spacing_mm: tuple[float, ...]) -
 def _like_fluid(hu: NDArray[Any], spacing_mm: tuple[float, ...]) -> Mask:
     """Voxels whose surroundings have the density of fluid and no grain."""
     cube = [max(1, round(_FLUID_MM / side)) for side in spacing_mm]
-    tissue = np.clip(hu, -200, 200).astype(np.float32)
+    tissue = np.clip(hu, _AERATED_HU, 200).astype(np.float32)  # air and bone would lead the mean
     mean = ndimage.uniform_filter(tissue, cube)
     square = ndimage.uniform_filter(tissue**2, cube)
     variance = square - mean**2

@@ -67,7 +67,8 @@ class Field:
     @staticmethod
     def _before(side: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
         """Voxels of the field before the slice's first one."""
-        return (side[0] - size[0]) // 2, (side[1] - size[1]) // 2
+        x, y = (whole - part for whole, part in zip(side, size, strict=True))
+        return x // 2, y // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +136,10 @@ class LungModel:
         air_hu = preprocessing.hu_window[0]
         on_grid = np.zeros((slabs.number, *preprocessing.network_size), dtype=np.float32)
         for batch in batches(np.arange(slabs.number), network.batch_size):
-            seen = field.fill(slabs.mean(stack, batch, preprocessing.hu_window), air_hu)
-            on_grid[batch] = torch.sigmoid(network.logits(preprocessing(as_volume(seen))))[:, 0].float().cpu().numpy()
+            slices = slabs.mean(stack, batch, preprocessing.hu_window)
+            seen = preprocessing(as_volume(field.fill(slices, air_hu)))
+            prob = torch.sigmoid(network.logits(seen))
+            on_grid[batch] = prob[:, 0].float().cpu().numpy()
         smooth_across(on_grid, self.axial_smoothing_mm / (slabs.size * slice_mm))
         return LungProbability(slabs, field, on_grid)
 

@@ -73,7 +73,8 @@ def segment_parenchyma_slice(grey: NDArray[np.uint8]) -> ParenchymaSlice:
 def _separation(grey: NDArray[Any], dark: NDArray[np.bool_]) -> float:
     """Otsu's criterion: share of the variance of ``grey`` that lies between the dark and the bright pixels."""
     share = dark.mean()
-    between = share * (1 - share) * (grey[dark].mean() - grey[~dark].mean()) ** 2
+    contrast = grey[dark].mean() - grey[~dark].mean()
+    between = share * (1 - share) * contrast**2
     return float(between / grey.var())
 
 
@@ -89,7 +90,9 @@ def _outside(dark: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _rim(picture: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1]])
+    top, bottom = picture[0], picture[-1]
+    sides = picture[1:-1, 0], picture[1:-1, -1]  # the corners count once
+    return np.concatenate([top, bottom, *sides])
 
 
 def _lungs(dark: NDArray[np.bool_]) -> NDArray[np.bool_]:

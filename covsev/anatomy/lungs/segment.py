@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from covsev.anatomy.images import as_array, as_image, volume_ml, without
+from covsev.anatomy.images import as_array, as_image, volume_ml, voxel_ml, without
 from covsev.anatomy.lungs.airways import air_inside, airways, gas_beside_lungs
 from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.box import lung_box
@@ -188,7 +188,6 @@ def _by_network(
         border_hu=_BORDER_HU,
         says_lung=lambda level: probability.plane(level, (hu.shape[0], hu.shape[1])) >= model.threshold,
     )
-    voxel_ml = float(np.prod(whole.GetSpacing())) / 1000
     name = model.slice_network.name
     return _result(
         scan,
@@ -197,8 +196,8 @@ def _by_network(
         recovered,
         flags=unusual,
         method=f"{name} at probability {model.threshold:g}; airways, sides and borders at about 2 mm (SimpleITK)",
-        leak_suspected_ml=np.count_nonzero(far) * voxel_ml,
-        possible_effusion_ml=np.count_nonzero(fluid) * voxel_ml,
+        leak_suspected_ml=np.count_nonzero(far) * voxel_ml(whole),
+        possible_effusion_ml=np.count_nonzero(fluid) * voxel_ml(whole),
         networks=model.networks,
     )
 

@@ -11,18 +11,20 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number
-from covsev.anatomy.morphology import counts_along_x, mean_x, opened
+from covsev.anatomy.images import as_array, as_image, distance_mm, means_by_number, voxel_ml
+from covsev.anatomy.morphology import mean_x, opened
 from covsev.errors import LungsNotFoundError
 from covsev.labels import LEFT_LUNG, LUNG_TISSUE_HU, RIGHT_LUNG
 from covsev.scan import Scan
+from covsev.scan.boxes import occupied
 
 _GAS_HU = -940  # stomach and bowel gas is purer than lung
 _MIN_LUNG_ML = 60.0  # parts smaller than this beside the largest are not lungs
 _MIN_LUNG_SHARE = 0.08  # of the largest part
 _MIN_TIP_ML = 2.0  # aerated parts beside the lungs that are smaller are noise
 _FUSED_SHARE = 0.12  # the smaller lung holds at least this share of both, else they are fused
-_MAX_SPLIT_MM = 14
+_MAX_SPLIT_MM = 14  # an erosion that needs more has eaten a healthy lung's apex
+_MIN_CORES = 0.2  # share of the lungs that is left in both cores together
 
 
 def lung_parts(coarse: sitk.Image, air: sitk.Image, scan: Scan) -> sitk.Image:
@@ -33,7 +35,7 @@ def lung_parts(coarse: sitk.Image, air: sitk.Image, scan: Scan) -> sitk.Image:
     """
     parts = sitk.ConnectedComponent(as_image(opened(as_array(air) > 0).astype(np.uint8), air))
     numbers = as_array(parts)
-    sizes_ml = np.bincount(numbers.ravel()) * float(np.prod(coarse.GetSpacing())) / 1000
+    sizes_ml = np.bincount(numbers.ravel()) * voxel_ml(coarse)
     mean_hu = means_by_number(numbers, as_array(coarse))
     lungs = np.flatnonzero((sizes_ml >= _MIN_LUNG_ML) & (mean_hu > _GAS_HU))
     lungs = lungs[lungs > 0]
@@ -57,7 +59,7 @@ def likely_lungs(coarse: sitk.Image, mask: sitk.Image, scan: Scan) -> sitk.Image
     """
     parts = sitk.ConnectedComponent(mask)
     numbers = as_array(parts)
-    sizes_ml = np.bincount(numbers.ravel()) * float(np.prod(coarse.GetSpacing())) / 1000
+    sizes_ml = np.bincount(numbers.ravel()) * voxel_ml(coarse)
     aerated_share = means_by_number(numbers, as_array(coarse) < LUNG_TISSUE_HU)
     largest_ml = float(sizes_ml[1:].max(initial=0))
     if largest_ml < _MIN_LUNG_ML:
@@ -111,19 +113,32 @@ def _split_fused(lungs: sitk.Image) -> sitk.Image | None:
         cores = sitk.RelabelComponent(sitk.ConnectedComponent(inward_mm < -erosion_mm), sortByObjectSize=True)
         numbers = as_array(cores)
         sizes = np.bincount(numbers.ravel())[1:3]
-        if len(sizes) == 2 and sizes[1] >= _FUSED_SHARE * sizes.sum() and sizes.sum() > 0.2 * total:
-            first = 1 if mean_x(numbers == 1) < mean_x(numbers == 2) else 2
-            sides = np.array([0, RIGHT_LUNG.id, LEFT_LUNG.id], dtype=np.uint8)[[0, first, 3 - first]]
-            markers = np.append(sides, np.zeros(max(0, int(numbers.max()) - 2), np.uint8))[numbers]
+        if len(sizes) < 2:
+            continue
+        both = sizes.sum()
+        # Two crumbs that a strong erosion leaves are no lungs, nor is one lung and a crumb.
+        if sizes[1] >= _FUSED_SHARE * both and both > _MIN_CORES * total:
+            markers = _sides_of_cores(numbers)
             return as_image(np.where(mask, _flooded(inward_mm, markers, erosion_mm), 0), lungs)
     return None
 
 
+def _sides_of_cores(numbers: NDArray[Any]) -> NDArray[np.uint8]:
+    """Side of the two largest cores, numbered 1 and 2, by where they lie; all others are 0."""
+    sides = np.zeros(int(numbers.max()) + 1, dtype=np.uint8)
+    first_is_right = mean_x(numbers == 1) < mean_x(numbers == 2)
+    sides[1:3] = (RIGHT_LUNG.id, LEFT_LUNG.id) if first_is_right else (LEFT_LUNG.id, RIGHT_LUNG.id)
+    return sides[numbers]  # type: ignore[no-any-return]
+
+
 def _flooded(inward_mm: sitk.Image, markers: NDArray[np.uint8], erosion_mm: float) -> NDArray[np.uint8]:
     """Every voxel's side, flooded from the two cores where they lie side by side; elsewhere only one is near."""
+    # Erosion took so much from each side of the gap between the cores; two voxels more are on the safe side.
     margin = int(np.ceil(2 * erosion_mm / inward_mm.GetSpacing()[0])) + 2
-    start = max(0, int(np.flatnonzero(counts_along_x(markers == LEFT_LUNG.id))[0]) - margin)
-    stop = int(np.flatnonzero(counts_along_x(markers == RIGHT_LUNG.id))[-1]) + 1 + margin
+    left_begins = occupied(markers == LEFT_LUNG.id, 0)[0]
+    right_ends = occupied(markers == RIGHT_LUNG.id, 0)[-1] + 1
+    start = max(0, int(left_begins) - margin)
+    stop = int(right_ends) + margin
     sides = np.empty_like(markers)
     sides[:start], sides[start:] = RIGHT_LUNG.id, LEFT_LUNG.id
     if start < stop:

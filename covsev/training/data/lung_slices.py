@@ -90,7 +90,8 @@ class LungSlicing:
 
     def _on_grid(self, plane: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         size = (self.network_size[0], self.network_size[1])
-        return (resize_slices(plane[None, None], size)[0, 0] * 255).round().to(torch.uint8).numpy()
+        resized = resize_slices(plane[None, None], size)[0, 0]
+        return (255 * resized).round().to(torch.uint8).numpy()
 
 
 class DrawnFromEachScan(Sampler[int]):
@@ -115,7 +116,8 @@ class DrawnFromEachScan(Sampler[int]):
         return sum(min(self.per_scan, len(scan)) for scan in self.scans)
 
     def __iter__(self) -> Iterator[int]:
-        drawn = torch.cat([scan[torch.randperm(len(scan))[: self.per_scan]] for scan in self.scans])
+        orders = [torch.randperm(len(scan))[: self.per_scan] for scan in self.scans]
+        drawn = torch.cat([scan[order] for scan, order in zip(self.scans, orders, strict=True)])
         yield from drawn[torch.randperm(len(drawn))].tolist()
 
 

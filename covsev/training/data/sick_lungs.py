@@ -63,7 +63,8 @@ class RandConsolidationd(RandomizableTransform, MapTransform):
         # Half-way values between sick and aerated lung, as scanners make them.
         share = torch.where(lung, torch.maximum(_mean_around(sick, 3), sick.float()), 0)
         # Mixed border voxels would give the lung's outline away as a dark line: they become tissue, too.
-        rim = (_mean_around(sick, 5) > 0) & ~lung & (image < self._grey_of(MIXED_BELOW_HU))
+        mixed = ~lung & (image < self._grey_of(MIXED_BELOW_HU))
+        rim = mixed & (_mean_around(sick, 5) > 0)
         share = torch.where(rim, 1, share)
         pasted = image + share * (tissue - image)
         result[self.image] = pasted.clamp(0, 1)[None]
@@ -77,7 +78,8 @@ class RandConsolidationd(RandomizableTransform, MapTransform):
         field = self._smooth_field(lung.shape) + ramp
         values = field[lung]
         least, most = (math.log(share) for share in SHARE)
-        kept = max(1, round(math.exp(self._uniform(least, most)) * values.numel()))
+        share = math.exp(self._uniform(least, most))
+        kept = max(1, round(share * values.numel()))
         return lung & (field >= values.topk(kept).values[-1])
 
     def _smooth_field(self, shape: Sequence[int]) -> Tensor:

@@ -37,7 +37,7 @@ def build_labelled_volumes(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         folds = assign_folds(np.array(patients), folds=LUNG_FOLDS, seed=seed)
         records += [
             {"image": path.relative_to(folder).as_posix()}
-            | {k: _mask(path, k).relative_to(folder).as_posix() for k in MASK_KINDS if _mask(path, k).is_file()}
+            | {kind: mask.relative_to(folder).as_posix() for kind, mask in _masks(path).items()}
             | {"group": patient, "fold": int(fold), "sha256": file_sha256(path)}
             for path, patient, fold in zip(own, patients, folds, strict=True)
         ]
@@ -54,6 +54,12 @@ def build_labelled_volumes(folder: Path, *, seed: int = 0) -> dict[str, Any]:
 
 def _mask(scan: Path, kind: str) -> Path:
     return scan.with_name(f"{stem_of(scan)}_{kind}.nii.gz")
+
+
+def _masks(scan: Path) -> dict[str, Path]:
+    """The masks that lie beside a scan, by kind."""
+    masks = {kind: _mask(scan, kind) for kind in MASK_KINDS}
+    return {kind: mask for kind, mask in masks.items() if mask.is_file()}
 
 
 def _source(scan: Path) -> str:

@@ -166,9 +166,9 @@ def lungs_of(volume: LabelledVolume) -> NDArray[np.bool_]:
     Raises:
         LungsNotFoundError: if there are no lungs.
     """
-    return (
-        volume.lungs if volume.lungs is not None else segment_lungs(volume.scan, lung_model_for(Options())).labels > 0
-    )
+    if volume.lungs is not None:
+        return volume.lungs
+    return segment_lungs(volume.scan, lung_model_for(Options())).labels > 0
 
 
 def _labels(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -81,7 +81,9 @@ def evaluate_lungs(model: LungModel | None, records: Sequence[Record]) -> pd.Dat
         drawn = read_labels(Path(record["lungs"]))[0]
         labelled = ~(drawn == NOT_LABELLED).any(axis=(0, 1))
         path = record.get("lesions", record.get("infection"))
-        lesions = None if path is None else read_labels(Path(path))[0][:, :, labelled] > 0
+        lesions = None
+        if path is not None:
+            lesions = read_labels(Path(path))[0][:, :, labelled] > 0
         lungs = segment_lungs(scan, model).labels[:, :, labelled] > 0
         found = lung_agreement(lungs, drawn[:, :, labelled] == 1, lesions)
         rows.append({"case": scan.case, "fold": record.get("fold"), **asdict(found)})
