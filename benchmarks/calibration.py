@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import lung_model_for
 from covsev.lesions.model import LesionModel, load_model
 from covsev.lesions.picture import slice_probability
 from covsev.lesions.volume import segment_lesions
-from covsev.options import INFECTION_BUNDLE
+from covsev.options import INFECTION_BUNDLE, Options
 from covsev.scan import find_scans, load_scan
 from covsev.training.data.folds import FOLDS
 from covsev.training.data.manifests import load_datalist
@@ -53,7 +54,7 @@ def opacity_by_threshold(scans: Path, model: LesionModel) -> pd.DataFrame:
     rows = []
     for source in find_scans(scans):
         scan = load_scan(source)
-        lungs = segment_lungs(scan).labels
+        lungs = segment_lungs(scan, lung_model_for(Options())).labels
         inside = segment_lesions(scan, lungs, model).probability[lungs > 0]
         rows.append({"scan": scan.case} | {f"{t:g}": 100 * float((inside >= t).mean()) for t in SHOWN})
     return pd.DataFrame(rows)

@@ -26,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from covsev.anatomy.lungs.model import LungModel
 from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import lung_model_for
 from covsev.labels import LEFT_LUNG, LUNGS, RIGHT_LUNG
+from covsev.options import LUNG_ROADS, Options
 from covsev.scan import Scan, canonical_spacing_mm, load_scan, make_scan, to_canonical
 
 SHAPES = ("posterior", "lateral", "base", "ball")
@@ -76,10 +79,16 @@ def consolidated(
 
 
 def rows_of(
-    scan: Scan, side: int, shapes: tuple[str, ...], shares_pct: tuple[int, ...], mean_hu: float, tissue_hu: float
+    scan: Scan,
+    side: int,
+    shapes: tuple[str, ...],
+    shares_pct: tuple[int, ...],
+    mean_hu: float,
+    tissue_hu: float,
+    model: LungModel | None,
 ) -> list[dict[str, Any]]:
     """One row for every shape and share."""
-    before = segment_lungs(scan)
+    before = segment_lungs(scan, model)
     hu, lungs = to_canonical(scan.hu, scan.affine), to_canonical(before.labels, scan.affine)
     spacing_mm, lung = canonical_spacing_mm(scan), lungs == side
     affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
@@ -88,7 +97,7 @@ def rows_of(
         for share_pct in shares_pct:
             part = part_of_lung(lung, spacing_mm, shape, share_pct / 100)
             dense = consolidated(hu, lungs, part, mean_hu, tissue_hu)
-            after = segment_lungs(make_scan(dense, affine, case=scan.case))
+            after = segment_lungs(make_scan(dense, affine, case=scan.case), model)
             grown = np.count_nonzero((after.labels > 0) & (lungs == 0)) / np.count_nonzero(lung)
             row = {
                 "part": shape,
@@ -122,16 +131,18 @@ def main() -> None:
     parser.add_argument("--tissue-hu", type=float, default=TISSUE_HU, help="darker border voxels are made denser")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=SHAPES)
     parser.add_argument("--shares", nargs="+", type=int, default=SHARES_PCT, help="percent of the lung")
+    parser.add_argument("--lungs", choices=LUNG_ROADS, default="network", help="how the lungs are found")
     parser.add_argument("--json", type=Path, help="write the table here too")
     options = parser.parse_args()
     sides = {"right": (RIGHT_LUNG,), "left": (LEFT_LUNG,), "both": LUNGS}[options.side]
     pasted = {"mean_hu": options.mean_hu, "tissue_hu": options.tissue_hu}
+    model = lung_model_for(Options(lungs=options.lungs))
     table = []
     for path in options.scans:
         scan = load_scan(path)
         for side in sides:
             print(f"{scan.case}, {side.text}")
-            rows = rows_of(scan, side.id, tuple(options.shapes), tuple(options.shares), **pasted)
+            rows = rows_of(scan, side.id, tuple(options.shapes), tuple(options.shares), **pasted, model=model)
             print(f"  mean               {mean_of(rows)}", flush=True)
             table += [{"case": scan.case, "side": side.name, **pasted, **row} for row in rows]
     if options.json:

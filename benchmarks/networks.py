@@ -39,11 +39,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from covsev.anatomy.lungs.segment import segment_lungs
+from covsev.assessment import lung_model_for
 from covsev.inference.runtime import Bfloat16Network
 from covsev.lesions.model import LesionModel, load_model
 from covsev.lesions.volume import segment_lesions
 from covsev.networks import InfNet
-from covsev.options import INFECTION_BUNDLE
+from covsev.options import INFECTION_BUNDLE, Options
 from covsev.scan import Scan, load_scan, to_canonical
 
 SLICE_SHAPE = (400, 320)
@@ -209,7 +210,7 @@ def models_to_compare() -> dict[str, LesionModel]:
 def compare_masks(path: Path, slices: int) -> None:
     """Print the shares of the second command."""
     scan = load_scan(path)
-    lungs = middle_of(segment_lungs(scan).labels, scan, slices)
+    lungs = middle_of(segment_lungs(scan, lung_model_for(Options())).labels, scan, slices)
     for name, share in changed_share(scan, lungs, models_to_compare()).items():
         print(f"{name}: {100 * share:.4f} % of {np.count_nonzero(lungs)} lung voxels have another label")
 

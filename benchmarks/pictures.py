@@ -30,9 +30,10 @@ from scipy.ndimage import binary_dilation
 from covsev.anatomy.lobes.segment import segment_lobes
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.segment import segment_lungs
-from covsev.assessment import shipped_model
+from covsev.assessment import lung_model_for, shipped_model
 from covsev.labels import LEFT_LUNG, LOBES, RIGHT_LUNG
 from covsev.lesions.volume import segment_lesions
+from covsev.options import Options
 from covsev.scan import canonical_spacing_mm, load_scan, to_canonical
 
 WIDE_HU, LUNG_HU = (-1150.0, 350.0), (-1000.0, -500.0)  # fissures are faint: a narrow window shows them
@@ -135,7 +136,7 @@ def stacked(rows: list[list[Image.Image]]) -> Image.Image:
 def view_of(source: Path) -> tuple[str, View]:
     """The scan's name, and its lungs and lobes around the lungs."""
     scan = load_scan(source)
-    lungs = segment_lungs(scan).labels
+    lungs = segment_lungs(scan, lung_model_for(Options())).labels
     lesions = segment_lesions(scan, lungs, shipped_model(), keep_probability=False).labels
     lobes = segment_lobes(scan, lungs, lesions=lesions).labels
     hu, sides, lobes = (to_canonical(volume, scan.affine) for volume in (scan.hu, lungs, lobes))

@@ -11,8 +11,9 @@ import pytest
 
 from covsev.anatomy.lobes.segment import segment_lobes
 from covsev.anatomy.lungs.segment import segment_lungs
-from covsev.assessment import assess
+from covsev.assessment import assess, lung_model_for
 from covsev.labels import LOBES
+from covsev.options import Options
 from covsev.scan import from_sitk, load_scan, make_scan, to_canonical
 
 pytestmark = [
@@ -53,7 +54,7 @@ def test_radiologists_slices_hold_more_lesion(covid_patient):
 @pytest.mark.parametrize("name", ["covid_P001", "thick_A0002"])
 def test_each_lung_of_a_full_scan_has_one_to_four_litres(name):
     scan = load_scan(VOLUMES / f"{name}.nii.gz")
-    labels = segment_lungs(scan).labels
+    labels = segment_lungs(scan, lung_model_for(Options())).labels
     for side in (1, 2):
         assert 1000 < np.count_nonzero(labels == side) * scan.voxel_ml < 4000
 
@@ -67,14 +68,14 @@ def test_nifti_and_dicom_of_one_scan_agree():
     volumes_ml = []
     for path in (VOLUMES / "thick_A0002.nii.gz", DATA / "dicom" / "A0002"):
         scan = load_scan(path)
-        volumes_ml.append(np.count_nonzero(segment_lungs(scan).labels) * scan.voxel_ml)
+        volumes_ml.append(np.count_nonzero(segment_lungs(scan, lung_model_for(Options())).labels) * scan.voxel_ml)
     assert volumes_ml[0] == pytest.approx(volumes_ml[1], rel=0.01)
 
 
 def test_the_dome_of_the_diaphragm_is_not_lung():
     """In the healthy scan the liver's dome is ringed by lung in axial slices."""
     scan = load_scan(VOLUMES / "normal_N002_crop.nii.gz")
-    lung = to_canonical(segment_lungs(scan).labels, scan.affine) > 0
+    lung = to_canonical(segment_lungs(scan, lung_model_for(Options())).labels, scan.affine) > 0
     dense = to_canonical(scan.hu, scan.affine) > 0
     assert (lung & dense).sum() / lung.sum() < 0.02
 

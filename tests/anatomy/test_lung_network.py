@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from measures import dice
+from measures import ORIENTATIONS, dice
 from monai.inferers import SimpleInferer
 
 from covsev.anatomy.images import as_array, as_image
@@ -19,12 +19,14 @@ from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back
 from covsev.anatomy.lungs.model import LungModel, load_lung_model
 from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.anatomy.lungs.sides import likely_lungs
+from covsev.assessment import lung_model_for
 from covsev.errors import BundleError, LungsNotFoundError
 from covsev.inference.network import SliceNetwork
 from covsev.inference.slices import SlicePreprocessing
 from covsev.labels import LEFT_LUNG, RIGHT_LUNG
+from covsev.options import Options
 from covsev.phantom import make_phantom
-from covsev.scan import make_scan
+from covsev.scan import make_scan, to_canonical
 
 WINDOW = (-1100.0, 400.0)
 MM = (2.0, 2.0, 2.0)
@@ -117,6 +119,19 @@ def test_orientation_does_not_matter(orientation):
     expected = segment_lungs(straight.scan, knowing(straight.lungs > 0))
     assert np.count_nonzero(found.labels) == np.count_nonzero(expected.labels)
     assert dice(found.labels > 0, turned.lungs > 0) > 0.97
+
+
+@pytest.mark.slow
+def test_the_shipped_network_gives_the_same_lungs_in_all_48_orientations():
+    model, straight = lung_model_for(Options()), None
+    counts = set()
+    for orientation in ORIENTATIONS:
+        turned = make_phantom((6.0, 6.0, 8.0), orientation=orientation).scan
+        labels = to_canonical(segment_lungs(turned, model).labels, turned.affine)
+        counts.add((np.count_nonzero(labels == RIGHT_LUNG.id), np.count_nonzero(labels == LEFT_LUNG.id)))
+        straight = labels if straight is None else straight
+        np.testing.assert_array_equal(labels, straight)
+    assert len(counts) == 1
 
 
 # ---- when it is not believed ---------------------------------------------------------------------------------------

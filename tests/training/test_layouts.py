@@ -89,6 +89,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def volumes(tmp_path):
+    """Scans of two sources with masks beside them, two of one patient."""
+    for name in ("own_1", "radiopaedia_4_a", "radiopaedia_4_b", "radiopaedia_7_a"):
+        write_volume(tmp_path / f"{name}.nii.gz")
+        write_volume(tmp_path / f"{name}_lungs.nii.gz")
+    return tmp_path
+
+
 # ---- all layouts -------------------------------------------------------------------------------------------------
 
 
