@@ -91,10 +91,12 @@ def assess_one(path: Path, output: Path) -> dict[str, Any]:
     watch = Stopwatch()
     with watch.stage("imports"):
         from covsev import assessment
-        from covsev.quality import result as quality
+        from covsev.options import Options
+        from covsev.report.outputs import write
         from covsev.scan import load_scan
     with watch.stage("networks"):
         model = assessment.shipped_model()
+        assessment.lung_model_for(Options())  # kept, as the shipped lesion model is
     with watch.stage("reading"):
         scan = load_scan(path)
     functions = (
@@ -102,13 +104,13 @@ def assess_one(path: Path, output: Path) -> dict[str, Any]:
         (assessment, "segment_lesions", "lesions"),
         (assessment, "segment_lobes", "lobes"),
         (assessment, "measure_masks", "severity"),
-        (quality, "check", "severity"),
+        (assessment, "check", "severity"),
     )
     for module, name, stage in functions:
         setattr(module, name, watch.timed(stage, getattr(module, name)))
     found = assessment.assess(scan, model)
     with watch.stage("writing"):
-        assessment.write(found, output)
+        write(found, output)
     return {
         "scan": path.name.removesuffix(".gz").removesuffix(".nii"),
         "shape": scan.hu.shape,
