@@ -93,10 +93,10 @@ def gas_beside_lungs(air: Mask, lungs: Mask, tree: Mask, hu: NDArray[Any]) -> Ma
         hu: (X, Y, Z).
     """
     joined = lungs | tree
-    parts, number = ndimage.label(air | joined)
-    is_joined = ndimage.maximum(joined, parts, np.arange(number + 1))
-    purity_hu = ndimage.mean(hu, parts, np.arange(number + 1))
-    is_gas = (np.asarray(is_joined) == 0) & (np.asarray(purity_hu) < _PURE_HU)
+    parts, _ = ndimage.label(air | joined)
+    joined_share = means_by_number(parts, joined)
+    mean_hu = means_by_number(parts, hu)
+    is_gas = (joined_share == 0) & (mean_hu < _PURE_HU)
     is_gas[0] = False
     return is_gas[parts]  # type: ignore[no-any-return]
 

@@ -8,6 +8,7 @@ dense lung at the chest wall is lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,12 @@ from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.check import why_not_believed
 from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back, thick_parts
-from covsev.anatomy.lungs.sides import likely_lungs, lung_parts, right_and_left
+from covsev.anatomy.lungs.sides import are_joined, likely_lungs, lung_parts, right_and_left
 from covsev.anatomy.lungs.threshold import close_each, fill_each
 from covsev.anatomy.morphology import Mask, dilated
 from covsev.labels import LUNG_TISSUE_HU, PADDING_HU
 from covsev.scan import Scan, canonical_spacing_mm, from_canonical, to_canonical
+from covsev.scan.boxes import bounding_box
 
 if TYPE_CHECKING:  # it needs torch, which the road by a threshold does not
     from covsev.anatomy.lungs.model import LungModel, LungProbability
@@ -34,7 +36,9 @@ if TYPE_CHECKING:  # it needs torch, which the road by a threshold does not
 WORKING_SPACING_MM = 2.0
 """Side of a coarse voxel. Finer grids change the masks little and take long; airways vanish on coarser ones."""
 _MARGIN_MM = 70.0
-"""Around the lungs: fluid between lung and ribs lies within it, and closing needs room."""
+"""Around the aerated lungs, on the road by a threshold: closing needs room."""
+_AROUND_MM = (10.0, 60.0, 10.0)
+"""Around what the network calls lung, to the sides, to front and back, to head and foot: fluid lies at the back."""
 _BORDER_HU = -300.0
 """Radiologists draw the lungs with their half-mixed border voxels. On held-out scans the overlap with their masks is
 largest here; the midpoint between lung and tissue, -400, loses 0.01 of Dice on planning CTs."""
@@ -98,7 +102,8 @@ def segment_lungs(scan: Scan, model: LungModel | None = None) -> LungSegmentatio
     probability = model.probability(hu, canonical_spacing_mm(scan))
     size = coarse.whole.GetSize()
     levels = probability.levels((size[0], size[1]), coarse.factors[2])
-    prob = np.stack(list(levels), axis=2)
+    # In memory as SimpleITK's arrays are: masks of two orders are several times slower to join.
+    prob = np.stack([level.T for level in levels]).transpose()
     aerated, air = as_array(coarse.parts) > 0, as_array(coarse.air) > 0
     doubt = why_not_believed(prob >= model.threshold, aerated, air, coarse.whole)
     if doubt:
@@ -156,21 +161,22 @@ def _by_network(
     model: LungModel,
 ) -> LungSegmentation:
     """What the network calls lung, without airways, bowel gas, fluid and parts that are no lungs."""
-    every_tissue, airway_mask = as_array(coarse.whole), as_array(coarse.tree) > 0
-    certain_mask = prob >= model.threshold
-    dense_mask = thick_parts(certain_mask & (every_tissue >= LUNG_TISSUE_HU))
-    at_wall = reaching_back(dense_mask, prob, every_tissue, coarse.whole.GetSpacing()[1])
-    gas = gas_beside_lungs(as_array(coarse.air) > 0, as_array(coarse.parts) > 0, airway_mask, every_tissue)
+    anywhere = (prob >= model.threshold) | (as_array(coarse.parts) > 0)
+    box = bounding_box(anywhere, _margins(coarse.whole.GetSpacing()))
+    whole, tree, air_parts = coarse.whole[box], coarse.tree[box], coarse.parts[box]
+    tissue, airway_mask, aerated = as_array(whole), as_array(tree) > 0, as_array(air_parts) > 0
+    certain_mask = prob[box] >= model.threshold
+    dense_mask = thick_parts(certain_mask & (tissue >= LUNG_TISSUE_HU))
+    at_wall = reaching_back(dense_mask, prob[box], tissue, whole.GetSpacing()[1])
+    gas = gas_beside_lungs(as_array(coarse.air[box]) > 0, aerated, airway_mask, tissue)
     mask = (certain_mask | at_wall) & ~airway_mask & ~dilated(gas)
-    parts = likely_lungs(coarse.whole, as_image(mask.astype(np.uint8), coarse.whole), scan)
-    box = lung_box(as_array(parts), _MARGIN_MM, coarse.whole.GetSpacing())
+    parts = likely_lungs(whole, as_image(mask.astype(np.uint8), whole), scan)
     middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
-    sides, unusual = right_and_left(parts[box], middle_x)
+    sides, unusual = right_and_left(parts, middle_x)
     # At 2 mm the network often joins healthy lungs at their thinnest: worth a word only if the air joins, too.
-    joined_air = right_and_left(coarse.parts[box], middle_x)[1]
-    unusual = tuple(code for code in unusual if code != "fused" or code in joined_air)
-    whole, tree = coarse.whole[box], coarse.tree[box]
-    lungs, tissue = as_array(fill_each(sides, tree)), as_array(whole)
+    if not are_joined(air_parts):
+        unusual = tuple(code for code in unusual if code != "fused")
+    lungs = as_array(fill_each(sides, tree))
     fluid = fluid_layers(lungs > 0, tissue, whole.GetSpacing())
     lungs[fluid] = 0
     dense = thick_parts((lungs > 0) & (tissue >= LUNG_TISSUE_HU))
@@ -178,11 +184,11 @@ def _by_network(
     labels, recovered = refine(
         hu,
         lungs,
-        aerated=as_array(coarse.parts[box]) > 0,
-        certain=at_wall[box] & (lungs > 0),
+        aerated=aerated,
+        certain=at_wall & (lungs > 0),
         dense=dense,
         excluded=fluid,
-        airways=as_array(tree) > 0,
+        airways=airway_mask,
         factors=coarse.factors,
         box=box,
         border_hu=_BORDER_HU,
@@ -200,6 +206,12 @@ def _by_network(
         possible_effusion_ml=np.count_nonzero(fluid) * voxel_ml(whole),
         networks=model.networks,
     )
+
+
+def _margins(spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
+    """Coarse voxels around the lungs: few, since they are what takes time, but room for fluid at the back."""
+    sides = zip(_AROUND_MM, spacing_mm, strict=True)
+    return tuple(math.ceil(margin_mm / side_mm) for margin_mm, side_mm in sides)
 
 
 def _result(

@@ -96,6 +96,12 @@ def right_and_left(parts: sitk.Image, centre_x: float) -> tuple[sitk.Image, tupl
     return as_image(sides, parts), ("one_lung",)
 
 
+def are_joined(parts: sitk.Image) -> bool:
+    """Whether :func:`right_and_left` would have to split the lungs, or finds one only."""
+    numbers = as_array(parts)
+    return _smaller_share(numbers, mean_x(numbers > 0)) < _FUSED_SHARE
+
+
 def _smaller_share(numbers: NDArray[Any], middle: float) -> float:
     """Share of all voxels in the smaller of the two groups of parts left and right of ``middle``."""
     masks = [numbers == number for number in range(1, int(numbers.max()) + 1)]
