@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from covsev.inference.slices import resize_slices
+from covsev.inference.slices import probabilities_at, resize_slices
 from covsev.lesions.kinds import lesion_labels
 from covsev.lesions.model import LesionModel, load_model
 from covsev.lesions.picture import label_slice, slice_probability
@@ -51,25 +51,29 @@ SHARES = (0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01)
 KINDS = ["ground_glass", "consolidation"]
 
 
-@torch.inference_mode()
 def probabilities(model: LesionModel, grey: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Infection probability (H, W) of a slice, as it ships and by each alternative."""
-    image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
+    image = (grey.astype(np.float32) / np.float32(255))[None, None]
     size = (grey.shape[0], grey.shape[1])
     resized = model.preprocessing.resize(image)
     grids = [resize_slices(model.infection(resize_slices(image, (side, side))), size) for side in GRIDS]
+
+    def infection(slices: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(model.infection(slices.numpy()))
+
+    turned = mean_over_orientations(infection, torch.from_numpy(resized))
     maps = {
-        "as it ships": model.postprocessing(model.infection(resized), size),
-        "mean over flips and turns": model.postprocessing(mean_over_orientations(model.infection, resized), size),
-        "mean over grids": torch.stack(grids).mean(0).clamp(0, 1).numpy(),
+        "as it ships": probabilities_at(size, model.infection(resized)),
+        "mean over flips and turns": probabilities_at(size, turned.numpy()),
+        "mean over grids": np.clip(np.mean(grids, axis=0), 0, 1),
     }
-    return {name: np.asarray(found[0, 0]) for name, found in maps.items()}
+    return {name: found[0, 0] for name, found in maps.items()}
 
 
 def on_coarser_grid(infected: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
     """The mask (H, W) on a grid of ``side`` x ``side``, and back."""
-    coarse = resize_slices(torch.from_numpy(infected.astype(np.float32))[None, None], (side, side))
-    return np.asarray(resize_slices(coarse, (infected.shape[0], infected.shape[1])).clamp(0, 1)[0, 0])
+    coarse = resize_slices(infected.astype(np.float32)[None, None], (side, side))
+    return probabilities_at((infected.shape[0], infected.shape[1]), coarse)[0, 0]
 
 
 def without_border(found: NDArray[np.float32], infected: NDArray[np.bool_], width_px: float) -> NDArray[np.float32]:

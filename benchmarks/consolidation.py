@@ -2,8 +2,9 @@
 
     python benchmarks/consolidation.py normal_N002_crop.nii.gz covid_P001.nii.gz --json consolidation.json
 
-In each scan a part of one lung is replaced by soft tissue of 0 to 60 HU, and the lungs are segmented again. The parts
-are the 1, 5, 10, 20 and 40 % of the lung that lie furthest
+In each scan a part of one lung is replaced by soft tissue of 0 to 60 HU, and the lungs are segmented again, as
+`covsev severity` does it, disease at their border included. The parts are the 1, 5, 10, 20 and 40 % of the lung that
+lie furthest
 
 - to the back (``posterior``) or to the side (``lateral``), with a flat inner edge,
 - below a level (``base``), on the diaphragm,
@@ -27,11 +28,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from covsev.anatomy.lungs.model import LungModel
-from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.assessment import lung_model_for
 from covsev.labels import LEFT_LUNG, LUNGS, RIGHT_LUNG
-from covsev.options import LUNG_ROADS, Options
+from covsev.lesions.model import LesionModel, load_model
+from covsev.options import INFECTION_BUNDLE, LUNG_ROADS, Options
 from covsev.scan import Scan, canonical_spacing_mm, load_scan, make_scan, to_canonical
+from covsev.training.evaluation.lungs import lungs_as_assessed
 
 SHAPES = ("posterior", "lateral", "base", "ball")
 SHARES_PCT = (1, 5, 10, 20, 40)
@@ -86,9 +88,10 @@ def rows_of(
     mean_hu: float,
     tissue_hu: float,
     model: LungModel | None,
+    infection: LesionModel | None,
 ) -> list[dict[str, Any]]:
     """One row for every shape and share."""
-    before = segment_lungs(scan, model)
+    before = lungs_as_assessed(scan, model, infection)
     hu, lungs = to_canonical(scan.hu, scan.affine), to_canonical(before.labels, scan.affine)
     spacing_mm, lung = canonical_spacing_mm(scan), lungs == side
     affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
@@ -97,7 +100,7 @@ def rows_of(
         for share_pct in shares_pct:
             part = part_of_lung(lung, spacing_mm, shape, share_pct / 100)
             dense = consolidated(hu, lungs, part, mean_hu, tissue_hu)
-            after = segment_lungs(make_scan(dense, affine, case=scan.case), model)
+            after = lungs_as_assessed(make_scan(dense, affine, case=scan.case), model, infection)
             grown = np.count_nonzero((after.labels > 0) & (lungs == 0)) / np.count_nonzero(lung)
             row = {
                 "part": shape,
@@ -136,13 +139,13 @@ def main() -> None:
     options = parser.parse_args()
     sides = {"right": (RIGHT_LUNG,), "left": (LEFT_LUNG,), "both": LUNGS}[options.side]
     pasted = {"mean_hu": options.mean_hu, "tissue_hu": options.tissue_hu}
-    model = lung_model_for(Options(lungs=options.lungs))
+    models = {"model": lung_model_for(Options(lungs=options.lungs)), "infection": load_model(INFECTION_BUNDLE)}
     table = []
     for path in options.scans:
         scan = load_scan(path)
         for side in sides:
             print(f"{scan.case}, {side.text}")
-            rows = rows_of(scan, side.id, tuple(options.shapes), tuple(options.shares), **pasted, model=model)
+            rows = rows_of(scan, side.id, tuple(options.shapes), tuple(options.shares), **pasted, **models)
             print(f"  mean               {mean_of(rows)}", flush=True)
             table += [{"case": scan.case, "side": side.name, **pasted, **row} for row in rows]
     if options.json:

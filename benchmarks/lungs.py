@@ -3,8 +3,8 @@
     python benchmarks/lungs.py LABELLED_SCANS -o runs/lungs
 
 What has a model.pt is not trained again, so a command can be stopped and started. Some 10 minutes a fold on two cores.
-The lungs are those of `covsev severity`: network, airways, sides and borders. Prints a row a scan and the means, and
-the means of the threshold alone on the same scans, and writes lungs.csv and lungs_threshold.csv; see
+The lungs are those of `covsev severity`: network, airways, sides, borders, disease at the border. Prints a row a scan
+and the means, and the means of the threshold alone on the same scans, and writes lungs.csv and lungs_threshold.csv; see
 covsev.training.evaluation.lungs for the columns.
 """
 
@@ -21,7 +21,8 @@ import pandas as pd
 
 from covsev.anatomy.lungs.model import load_lung_model
 from covsev.bundle_run import run_configs
-from covsev.options import LUNG_BUNDLE
+from covsev.lesions.model import load_model
+from covsev.options import INFECTION_BUNDLE, LUNG_BUNDLE
 from covsev.training.data.manifests import load_datalist
 from covsev.training.data.volume_layout import LUNG_FOLDS
 from covsev.training.evaluation.lungs import evaluate_lungs, summarise_lungs
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-threshold", action="store_true", help="leave the threshold alone out")
     options = parser.parse_args(arguments)
     roads: dict[str, list[pd.DataFrame]] = {"lungs": [], "lungs_threshold": []}
+    infection = load_model(INFECTION_BUNDLE)  # it has seen none of the scans
     for fold in options.folds:
         folder = options.output / f"fold{fold}"
         if not (folder / "model.pt").is_file():
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run_configs([LUNG_BUNDLE / "configs" / "train.yaml"], {**data, "output_dir": folder})
         model = load_lung_model(LUNG_BUNDLE, checkpoint=folder / "model.pt")
         records = load_datalist(options.manifest, options.dataset_dir, fold=fold, part="validation")
-        roads["lungs"].append(evaluate_lungs(model, records))
+        roads["lungs"].append(evaluate_lungs(model, records, infection))
         print(roads["lungs"][-1].to_string(index=False, float_format="%.4f"), flush=True)
         if not options.no_threshold:
             roads["lungs_threshold"].append(evaluate_lungs(None, records))

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.assessment import lung_model_for
 from covsev.inference.runtime import Bfloat16Network
+from covsev.inference.torch_runner import TorchRunner
 from covsev.lesions.model import LesionModel, load_model
 from covsev.lesions.volume import segment_lesions
 from covsev.networks import InfNet
@@ -203,7 +204,8 @@ def changed_share(scan: Scan, lungs: NDArray[np.uint8], models: Mapping[str, Les
 def models_to_compare() -> dict[str, LesionModel]:
     """Torch in float32, the default, and torch in bfloat16."""
     eager = load_model(INFECTION_BUNDLE, runtime="torch")
-    lower = eager.with_slice_network(network=Bfloat16Network(eager.network).eval(), runs_on="torch in bf16 on cpu")
+    runner = TorchRunner(Bfloat16Network(eager.network).eval())
+    lower = eager.with_slice_network(runner=runner, runs_on="torch in bf16 on cpu")
     return {model.runs_on: model for model in (eager, load_model(INFECTION_BUNDLE), lower)}
 
 

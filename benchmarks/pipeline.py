@@ -1,13 +1,16 @@
 """Time and memory of single scans through the whole pipeline, stage by stage, and of the start.
 
-    python benchmarks/pipeline.py [SCAN ...] [--slices 100 300 600 1000] [--neighbours N] [--json FILE]
+    python benchmarks/pipeline.py [SCAN ...] [--slices 100 300 600 1000] [--peer 60] [--neighbours N] [--json FILE]
 
 ``--slices`` makes synthetic chests of 512x512xN voxels, whose lungs go through nearly all slices; thinner slices make
 more of them. Every scan is read, assessed and written by a process of its own, with the shipped networks. Printed for
 each stage: seconds by the clock, seconds of processor time, all threads together, and the largest resident memory so
-far; and the time of ``covsev --help`` and from the start of Python to the mask of one slice. ``--neighbours`` runs so
-many processes beside it that never rest, as on a computer that is used for other work too. Masks are compressed while
-picture and page are made, so "writing" is all of them.
+far; and the time of ``covsev --help``, of ``covsev score`` on the first scan's masks, and from the start of Python to
+the mask of one slice, once with nothing kept from an earlier start (cold) and once as always afterwards (warm).
+``--peer`` runs Inf-Net's network alone (Res2Net-50, torch) on so many slices in the same run, so that a busy computer
+does not matter: what counts is the ratio. ``--neighbours`` runs so many processes beside it that never rest, as on a
+computer that is used for other work too. Masks are compressed while picture and page are made, so "writing" is all of
+them.
 """
 
 from __future__ import annotations
@@ -36,7 +39,16 @@ KINDS = (
     ("cpu_s", "seconds of processor time", 2),
     ("peak_mb", "largest memory up to the end of each stage, MB", 0),
 )
+STARTS = (
+    ("help", "covsev --help"),
+    ("first_slice_cold", "first slice, nothing kept"),
+    ("first_slice", "first slice"),
+    ("score", "covsev score"),
+    ("peer", "Inf-Net's network alone"),
+)
 BUSY = "while True: pass"
+PEER_SIDE = 352
+"""Pixels: that of the published Inf-Net."""
 
 
 # ---- in a process of its own ---------------------------------------------------------------------------------------
@@ -141,20 +153,38 @@ def first_slice() -> dict[str, float]:
     return {"wall_s": time.perf_counter() - STARTED, "cpu_s": time.process_time()}
 
 
+def peer(slices: int) -> dict[str, float]:
+    """Inf-Net's network alone on so many slices, in batches of 4; its import and its making are not counted."""
+    import torch
+
+    from covsev.networks import InfNet
+
+    network = InfNet("res2net50").eval()
+    batch = torch.rand(4, 1, PEER_SIDE, PEER_SIDE)
+    with torch.inference_mode():
+        network(batch)  # the first call also plans
+        wall, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, slices, len(batch)):
+            network(batch[: slices - start])
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
 # ---- the parent ----------------------------------------------------------------------------------------------------
 
 
-def child(*arguments: str | Path) -> Any:
-    """What another process of this script answers."""
+def child(*arguments: str | Path, cache: Path | None = None) -> Any:
+    """What another process of this script answers; ``cache`` in place of the usual folder of what is kept."""
     command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | ({} if cache is None else {"COVSEV_CACHE": str(cache)})
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def help_times() -> dict[str, float]:
-    """Seconds of ``covsev --help``."""
+def command_times(*arguments: str | Path) -> dict[str, float]:
+    """Seconds of one command of covsev."""
     before, start = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, "-P", "-m", "covsev", "--help"], stdout=subprocess.DEVNULL, check=True)
+    command = [sys.executable, "-P", "-m", "covsev", *map(str, arguments)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return {"wall_s": time.perf_counter() - start, "cpu_s": cpu_s}
@@ -186,24 +216,39 @@ def machine(busy: int) -> dict[str, Any]:
     }
 
 
-def measure(scans: Sequence[Path], slices: Sequence[int], folder: Path, busy: int) -> dict[str, Any]:
+def measure(scans: Sequence[Path], slices: Sequence[int], folder: Path, busy: int, peer_slices: int) -> dict[str, Any]:
     """All results; each scan is run by its own process."""
     phantoms = [folder / f"phantom_{number}.nii.gz" for number in slices]
     for number, path in zip(slices, phantoms, strict=True):
         child("--draw", number, path)
     content = {"machine": machine(busy)}
-    child("--first-slice")  # so that the networks' conversion, made once for a computer, is not counted
+    out = folder / "out"
     with neighbours(busy):
-        content["help"], content["first_slice"] = help_times(), child("--first-slice")
-        content["scans"] = [child("--one", path, folder / "out") for path in (*phantoms, *scans)]
+        content["first_slice_cold"] = child("--first-slice", cache=folder / "cold")
+    command_times("warm-up")  # done once for a computer, so not counted
+    with neighbours(busy):
+        content["help"], content["first_slice"] = command_times("--help"), child("--first-slice")
+        if peer_slices:
+            content["peer"] = child("--run-peer", peer_slices) | {"slices": peer_slices}
+        content["scans"] = [child("--one", path, out) for path in (*phantoms, *scans)]
+        if content["scans"]:
+            content["score"] = command_times(*score_arguments(out, content["scans"][0]["scan"]), "-o", folder / "score")
     return content
+
+
+def score_arguments(out: Path, case: str) -> list[str | Path]:
+    """``covsev score`` of the masks of one scan."""
+    masks = {kind: out / f"{case}_{kind}.nii.gz" for kind in ("lungs", "lobes", "lesions")}
+    named = [(f"--{kind}", path) for kind, path in masks.items()]
+    return ["score", *(part for pair in named for part in pair)]
 
 
 def print_tables(content: dict[str, Any]) -> None:
     """Plain text tables."""
     print("  ".join(f"{name}: {value}" for name, value in content["machine"].items()))
-    for name, title in (("help", "covsev --help"), ("first_slice", "first slice")):
-        print(f"{title}: {content[name]['wall_s']:.2f} s, processor {content[name]['cpu_s']:.2f} s")
+    for name, title in STARTS:
+        if name in content:
+            print(f"{title}: {content[name]['wall_s']:.2f} s, processor {content[name]['cpu_s']:.2f} s")
     for kind, title, digits in KINDS:
         print(f"\n{title}\n{'scan':24}{'slices':>8}" + "".join(f"{stage:>10}" for stage in (*STAGES, "all")))
         for scan in content["scans"]:
@@ -217,6 +262,10 @@ def print_tables(content: dict[str, Any]) -> None:
         share_pct = 100 * scan["cpu_s"][largest] / scan["total_cpu_s"]
         ms = [1000 * scan[f"total_{kind}"] / number for kind in ("wall_s", "cpu_s")]
         print(f"{scan['scan'][:24]:24}{ms[0]:12.0f}{ms[1]:14.0f}{largest:>18}{share_pct:6.0f} %")
+    if "peer" in content:
+        print(f"\n{'scan':24}{'all, in times of the peer by the clock':>40}")
+        for scan in content["scans"]:
+            print(f"{scan['scan'][:24]:24}{scan['total_wall_s'] / content['peer']['wall_s']:40.2f}")
 
 
 def main() -> None:
@@ -224,12 +273,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path, nargs="*")
     parser.add_argument("--slices", type=int, nargs="*", default=[])
+    parser.add_argument("--peer", type=int, default=0, metavar="SLICES", help="run Inf-Net's network on so many, too")
     parser.add_argument("--neighbours", type=int, default=0)
     parser.add_argument("--json", type=Path)
     inner = parser.add_argument_group("what the processes of this script are called with")
     inner.add_argument("--one", type=Path, nargs=2, metavar=("SCAN", "OUTPUT"))
     inner.add_argument("--draw", nargs=2, metavar=("SLICES", "FILE"))
     inner.add_argument("--first-slice", action="store_true")
+    inner.add_argument("--run-peer", type=int, metavar="SLICES")
     arguments = parser.parse_args()
     if arguments.draw:
         draw(int(arguments.draw[0]), Path(arguments.draw[1]))
@@ -238,9 +289,11 @@ def main() -> None:
         print(json.dumps(assess_one(*arguments.one)))
     elif arguments.first_slice:
         print(json.dumps(first_slice()))
+    elif arguments.run_peer:
+        print(json.dumps(peer(arguments.run_peer)))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            content = measure(arguments.scans, arguments.slices, Path(folder), arguments.neighbours)
+            content = measure(arguments.scans, arguments.slices, Path(folder), arguments.neighbours, arguments.peer)
         print_tables(content)
         if arguments.json:
             arguments.json.write_text(json.dumps(content, indent=2) + "\n")

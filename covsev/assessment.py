@@ -107,7 +107,10 @@ def assess(scan: Scan | Path | str, model: LesionModel | None = None, options: O
             model,
             restrict_to_lungs=options.restrict_to_lungs,
             keep_probability=options.save_probability,
+            possible=lungs.possible,
         )
+        # Disease beyond the mask that is one with disease inside it is lung that the mask has lost.
+        lungs = lungs.with_disease(lesions.lungs, scan.voxel_ml)
     # Lobes come after the lesions: no fissure is sought in diseased lung.
     with watch.stage("lobes"):
         lobes = segment_lobes(scan, lungs.labels, lesions=lesions.labels)

@@ -21,7 +21,7 @@ MOVED: dict[str, str] = {
     "covsev.lesion_model.SlicePostprocessing": "covsev.lesions.model.LesionPostprocessing",
     "covsev.lesion_model.load_model": "covsev.lesions.model.load_model",
     "covsev.lesion_model.make_model": "covsev.lesions.model.make_model",
-    "covsev.lesion_model.resize_slices": "covsev.inference.slices.resize_slices",
+    "covsev.lesion_model.resize_slices": "covsev.training.data.resizing.resize_tensors",
     "covsev.training.augmentation": "covsev.training.data.augmentation",
     "covsev.training.calibration": "covsev.training.evaluation.calibration",
     "covsev.training.folds": "covsev.training.data.folds",

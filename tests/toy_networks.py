@@ -6,6 +6,8 @@ import dataclasses
 
 import torch
 
+from covsev.inference.torch_runner import TorchRunner
+
 SMALL = {"attention_channels": (8, 8, 8), "decoder_channels": 8, "edge_channels": 8}
 """Settings of a small InfNet."""
 
@@ -32,5 +34,5 @@ class AllConsolidation(torch.nn.Module):
 def consolidating(bright_model, **bounds):
     """A multi model of :class:`AllConsolidation` with the bright model as its prior."""
     bounded = dataclasses.replace(bright_model.postprocessing, **bounds)
-    multi = bright_model.with_slice_network(network=AllConsolidation())
+    multi = bright_model.with_slice_network(runner=TorchRunner(AllConsolidation()))
     return dataclasses.replace(multi, prior=bright_model, postprocessing=bounded)

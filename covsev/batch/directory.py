@@ -66,6 +66,7 @@ def assess_directory(
     overwrite: bool = False,
     debug: bool = False,
     on_done: Callable[[Row], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> BatchResult:
     """Assess every scan below a folder; write masks, reports, ``severity.csv``, ``run.json`` and ``index.html``.
 
@@ -83,6 +84,8 @@ def assess_directory(
         overwrite: do all scans again.
         debug: print the tracebacks of failures to standard error.
         on_done: called with the row of each scan, also of those not done again.
+        on_note: called with each line that a user should read, such as that the networks are prepared, which takes
+            long and is done once.
 
     Raises:
         ScanError: if ``scans`` holds none.
@@ -97,7 +100,9 @@ def assess_directory(
     options, folder = options or Options(), Path(output)
     started, clock = datetime.now(UTC), time.perf_counter()
     # Before the folder is made: where no model can be loaded, nothing is left behind. No more workers than scans.
-    workforce = _workforce(Path(bundle), min(workers, len(sources)), scheduler, options, debug)
+    workforce = _workforce(
+        Path(bundle), min(workers, len(sources)), scheduler, options, debug=debug, on_note=on_note or (lambda _: None)
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
@@ -113,9 +118,17 @@ def assess_directory(
     return result
 
 
-def _workforce(bundle: Path, workers: int, scheduler: str | None, options: Options, debug: bool) -> _Workforce:
+def _workforce(
+    bundle: Path,
+    workers: int,
+    scheduler: str | None,
+    options: Options,
+    *,
+    debug: bool,
+    on_note: Callable[[str], None],
+) -> _Workforce:
     if scheduler is None:
-        return LocalProcesses(bundle, workers, options.model_settings, debug=debug)
+        return LocalProcesses(bundle, workers, options.model_settings, debug=debug, on_note=on_note)
     return DaskCluster(bundle, scheduler, workers, options.model_settings)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from covsev import __version__
 from covsev.batch.job import Job, Row, failed, failure
-from covsev.batch.processes import thread_share
 from covsev.errors import BundleError, CovsevError, WorkerError
+from covsev.inference.threads import thread_share
 
 _CONNECT_SECONDS = 30.0
 """How long a scheduler may take to answer, before the run fails with its address."""

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any
 
 from covsev.batch.job import Job, Row, failed
 from covsev.errors import BundleError, WorkerError
+from covsev.inference.threads import thread_share
 
 # PyTorch, numpy and SimpleITK each have threads of their own: without a share, N workers would start N times the cores.
 _THREAD_VARIABLES = (
@@ -26,17 +27,6 @@ _THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
-
-
-def thread_share(workers: int) -> int:
-    """Threads for each of ``workers`` processes: this process's cores divided, no more than ``OMP_NUM_THREADS``."""
-    # The cores that this process may use, where the system tells; in a container these are fewer than there are.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    # Not a number, or 0: as if it were not set.
-    wished = os.environ.get("OMP_NUM_THREADS", "")
-    most = int(wished) if wished.isdigit() and int(wished) else cores
-    return max(1, min(cores // workers, most))
 
 
 class Worker:
@@ -69,14 +59,22 @@ class Worker:
                 yield json.loads(line)
         self.process.wait()
 
-    def await_ready(self) -> Mapping[str, Any]:
+    def await_ready(self, on_note: Callable[[str], None] = lambda _: None) -> Mapping[str, Any]:
         """The description of the loaded model.
+
+        Args:
+            on_note: called with each line for the user.
 
         Raises:
             BundleError: if the bundle cannot be loaded.
             WorkerError: if the process dies before.
         """
-        message: dict[str, Any] = next(self.messages(), {"event": "died"})
+        message: dict[str, Any] = {"event": "died"}
+        for message in self.messages():
+            if message["event"] != "note":
+                break
+            on_note(message["text"])
+            message = {"event": "died"}  # if this was the last that it said
         if message["event"] == "refused":
             raise BundleError(message["reason"])
         if message["event"] != "ready":
@@ -127,11 +125,22 @@ class LocalProcesses:
     """Worker processes of this machine, each with its own model and its share of the cores."""
 
     def __init__(
-        self, bundle: Path, workers: int, settings: Mapping[str, str] | None = None, *, debug: bool = False
+        self,
+        bundle: Path,
+        workers: int,
+        settings: Mapping[str, str] | None = None,
+        *,
+        debug: bool = False,
+        on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Start the workers and wait until the first has loaded the model.
 
-        ``settings`` are those of :attr:`covsev.options.Options.model_settings`.
+        Args:
+            bundle: folder of the lesion network's bundle.
+            workers: number of processes.
+            settings: of :attr:`covsev.options.Options.model_settings`.
+            debug: let the processes write to standard error.
+            on_note: called with each line for the user that the first worker has while it loads the model.
         """
         self._bundle, self._threads, self._debug = bundle, thread_share(workers), debug
         self._settings = settings or {}
@@ -141,7 +150,7 @@ class LocalProcesses:
         self._started = [self._start() for _ in range(workers)]
         # All load at once; one is waited for, so that a bundle that cannot be loaded fails here, once.
         try:
-            self.model = self._started[0].await_ready()
+            self.model = self._started[0].await_ready(on_note)
         except BaseException:  # also an interrupt by the user: no process may be left behind
             self.close()
             raise

@@ -1,24 +1,25 @@
 """A worker process: ``python -m covsev.batch.worker BUNDLE SETTINGS``, started by :mod:`covsev.batch.processes`.
 
 SETTINGS is the JSON form of :attr:`covsev.options.Options.model_settings`. The process speaks in lines of JSON. Out:
-``ready`` with the model's description, or ``refused``; ``next`` to ask for a scan; ``done`` with a row. In: a job, or
-an empty line for no more. It ends with its parent.
+``note`` with a line for the user; ``ready`` with the model's description, or ``refused``; ``next`` to ask for a scan;
+``done`` with a row. In: a job, or an empty line for no more. It ends with its parent.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
 from covsev.errors import CovsevError
-from covsev.options import BUNDLES
+from covsev.options import BUNDLES, Options
 
 # MONAI imports each of these where it is installed, and covsev's inference uses none of them.
 _FOR_TRAINING = (
@@ -54,10 +55,10 @@ def without_training_packages() -> Iterator[None]:
 
 def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: TextIO) -> None:
     """Load the model, then do the jobs that ``commands`` brings until there are no more."""
-    with without_training_packages() if bundle.is_relative_to(BUNDLES) else nullcontext():
-        from covsev.batch.job import Job
-        from covsev.batch.work import describe, work_through
-        from covsev.lesions.model import load_model
+    from covsev.assessment import lung_model_for
+    from covsev.batch.job import Job
+    from covsev.batch.work import describe, work_through
+    from covsev.lesions.model import load_model
 
     lines: SimpleQueue[str] = SimpleQueue()
     speaking = threading.Lock()
@@ -75,8 +76,12 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
             yield Job.from_json(line)
             say("next")
 
+    _hand_on_notes(lambda text: say("note", text=text))
     try:
-        model = load_model(bundle, **settings)
+        # Torch and MONAI are imported here, unless the models are kept ready.
+        with without_training_packages() if bundle.is_relative_to(BUNDLES) else nullcontext():
+            model = load_model(bundle, **settings)
+            lung_model_for(Options(**settings))  # kept, so that the first scan finds it
     except CovsevError as error:
         say("refused", reason=str(error))
         return
@@ -84,6 +89,22 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
     threading.Thread(target=_listen, args=(commands, lines), daemon=True).start()
     say("ready", model=describe(model))
     work_through(jobs(), model, lambda row: say("done", row=dict(row)))
+
+
+def _hand_on_notes(say: Callable[[str], None]) -> None:
+    """Give what the networks' preparation logs to ``say``: it may take a minute, and a user should know why."""
+    log = logging.getLogger("covsev.inference")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Notes(say))
+
+
+class _Notes(logging.Handler):
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__()
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage())
 
 
 def _listen(commands: TextIO, lines: SimpleQueue[str]) -> None:

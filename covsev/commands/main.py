@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 import typer
 
 from covsev import __version__
-from covsev.commands import demo, dicomweb, masks, report, severity
+from covsev.commands import demo, dicomweb, masks, report, severity, warm_up
 from covsev.labels import DISCLAIMER
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def _common(
 
 
 # A module a group: each registers its own commands.
-for _group in (severity, demo, masks, dicomweb, report):  # in the order in which --help lists them
+for _group in (severity, demo, masks, dicomweb, report, warm_up):  # in the order in which --help lists them
     _group.add_commands(app)
 
 

@@ -159,7 +159,12 @@ def run_assessment(
         with Progress(*columns, console=console.errors, disable=quiet) as progress:
             task = progress.add_task("assessing", total=len(sources))
             result = assess_directory(
-                sources, output, debug=debug, on_done=lambda _: progress.advance(task), **settings
+                sources,
+                output,
+                debug=debug,
+                on_done=lambda _: progress.advance(task),
+                on_note=lambda text: progress.console.print(escape(text), highlight=False) if not quiet else None,
+                **settings,
             )
     except (CovsevError, OSError) as error:
         if debug:  # the traceback, not one line

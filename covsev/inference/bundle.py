@@ -1,4 +1,4 @@
-"""A bundle folder read as MONAI reads it: what its ``inference.yaml`` wires, and the weights that it names.
+"""A bundle folder read as MONAI reads it: what its ``inference.yaml`` wires.
 
 That file is the one place where network, preprocessing, inferer and postprocessing are wired, so the package and
 ``python -m monai.bundle run`` cannot drift apart.
@@ -6,13 +6,11 @@ That file is the one place where network, preprocessing, inferer and postprocess
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from monai.bundle import ConfigParser
 
 from covsev.errors import BundleError, CovsevError
 from covsev.inference.runtime import find_device
@@ -38,8 +36,6 @@ def load_bundle(bundle: Path, settings: Mapping[str, Any], *, device: str = "cpu
         raise BundleError(f"{bundle}: not a covsev bundle, {config} is missing")
     if not configs[-1].is_file():
         raise BundleError(f"{configs[-1]}: there is no such configuration in the bundle")
-    from monai.bundle import ConfigParser  # here, since it takes seconds to import
-
     parser = ConfigParser()
     try:
         parser.read_config([str(path) for path in configs])
@@ -59,28 +55,3 @@ def load_bundle(bundle: Path, settings: Mapping[str, Any], *, device: str = "cpu
         if isinstance(error.__cause__, CovsevError):  # ours already say what is wrong
             raise error.__cause__ from None
         raise BundleError(f"{config}: the model cannot be built ({error.__cause__ or error})") from error
-
-
-def read_weights(network: nn.Module, checkpoint: Path) -> str:
-    """Load a checkpoint into ``network`` and return the file's SHA-256.
-
-    Args:
-        network: to load into.
-        checkpoint: a ``state_dict``, or a dictionary that holds one as ``network``; half precision is widened.
-
-    Raises:
-        BundleError: if the checkpoint is missing, unreadable, or of another network.
-    """
-    if not checkpoint.is_file():
-        raise BundleError(f"{checkpoint}: no weights there; train the bundle, or name other weights")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = content.get("network", content)  # a checkpoint of a run holds optimizer and epoch, too
-        network.load_state_dict({key: _widened(value) for key, value in state.items()})
-    except Exception as error:  # torch raises anything on broken files; the cause stays attached
-        raise BundleError(f"{checkpoint}: weights cannot be used ({type(error).__name__})") from error
-    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-
-
-def _widened(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value

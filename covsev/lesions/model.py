@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from scipy.special import expit
 
 from covsev.errors import BundleError
-from covsev.inference.bundle import load_bundle
-from covsev.inference.network import SliceNetwork, make_slice_network
-from covsev.inference.slices import SlicePreprocessing, probabilities_at
+from covsev.inference.network import SliceNetwork
+from covsev.inference.ready import load_ready, network_from_json, network_to_json
+from covsev.inference.slices import SlicePreprocessing, Slices, probabilities_at
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a model that is kept ready does not need it
+    import torch
+    from torch import nn
+
+    from covsev.inference.runtime import Inferer
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ class LesionModel:
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, as torch or OpenVINO runs it."""
-        return self.slice_network.network
+        """The network itself, where torch runs it."""
+        return self.slice_network.runner.network  # type: ignore[attr-defined,no-any-return]
 
     @property
     def preprocessing(self) -> SlicePreprocessing:
@@ -102,14 +106,35 @@ class LesionModel:
         own = {self.name: self.weights}
         return own if self.prior is None else {**self.prior.networks, **own}
 
-    @torch.inference_mode()
-    def infection(self, network_input: Tensor) -> Tensor:
+    @property
+    def slice_networks(self) -> tuple[SliceNetwork, ...]:
+        """Every network that takes part, the prior's first."""
+        before = () if self.prior is None else self.prior.slice_networks
+        return (*before, self.slice_network)
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`covsev.inference.ready.Model`."""
+        return {
+            "slice_network": network_to_json(self.slice_network),
+            "postprocessing": asdict(self.postprocessing),
+            "prior": None if self.prior is None else self.prior.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LesionModel:
+        """Inverse of :meth:`to_json`."""
+        return cls(
+            network_from_json(content["slice_network"]),
+            LesionPostprocessing(**content["postprocessing"]),
+            None if content["prior"] is None else cls.from_json(content["prior"]),
+        )
+
+    def infection(self, network_input: Slices) -> Slices:
         """Infection probability (N, 1, h, w), on the network's grid, of preprocessed slices (N, 1, h, w)."""
         single = self.prior or self  # a model without a prior is a single network itself
-        return torch.sigmoid(single.slice_network.logits(network_input))
+        return expit(single.slice_network.logits(network_input))  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
-    def predict_kinds(self, network_input: Tensor, infection: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    def predict_kinds(self, network_input: Slices, infection: Slices, size: tuple[int, int]) -> Slices:
         """Ground-glass opacity and consolidation at ``size``, by the multi network.
 
         Args:
@@ -123,13 +148,10 @@ class LesionModel:
         background_first = self.slice_network.logits(network_input, infection)
         # A sigmoid for each class, as in the loss, which takes each class by itself. The background is not needed:
         # where infection is, the single network has said.
-        kinds = torch.sigmoid(background_first[:, 1:])
+        kinds = expit(background_first[:, 1:])
         return probabilities_at(size, kinds)
 
-    @torch.inference_mode()
-    def predict(
-        self, network_input: Tensor, size: tuple[int, int], *, prior: Tensor | None = None
-    ) -> NDArray[np.float32]:
+    def predict(self, network_input: Slices, size: tuple[int, int], *, prior: Slices | None = None) -> Slices:
         """Probabilities at ``size`` of preprocessed slices (N, 1, h, w).
 
         Args:
@@ -162,7 +184,8 @@ def load_model(
     """The lesion model of a bundle folder.
 
     Args:
-        bundle, device, network: see :func:`covsev.inference.bundle.load_bundle`.
+        bundle, device, network: see :func:`covsev.inference.bundle.load_bundle`. The bundle as it is may be kept
+            ready, see :mod:`covsev.inference.ready`.
         checkpoint: other weights than the bundle's own.
         prior_checkpoint: other weights of a multi network's prior than its bundle's own.
         runtime, precision: see :func:`covsev.inference.runtime.with_runtime`; the bundle's own if not given.
@@ -178,10 +201,7 @@ def load_model(
         "runtime": runtime,
         "precision": precision,
     }
-    model = load_bundle(bundle, settings, device=device, network=network)
-    if not isinstance(model, LesionModel):  # a configuration can build anything under this name
-        raise BundleError(f"{bundle}: its model is {type(model).__name__}, not one that finds lesions")
-    return model
+    return load_ready(Path(bundle), LesionModel, settings, device=device, network=network)
 
 
 def make_model(
@@ -189,7 +209,7 @@ def make_model(
     checkpoint: str | Path,
     *,
     preprocessing: SlicePreprocessing,
-    inferer: Callable[[Tensor, nn.Module], Tensor],
+    inferer: Inferer,
     postprocessing: LesionPostprocessing,
     batch_size: int,
     name: str,
@@ -203,7 +223,7 @@ def make_model(
     Args:
         network: without weights.
         checkpoint, preprocessing, inferer, batch_size, name, device, runtime, precision: see
-            :func:`covsev.inference.network.make_slice_network`.
+            :func:`covsev.inference.building.make_slice_network`.
         postprocessing, prior: see :class:`LesionModel`.
 
     Raises:
@@ -211,6 +231,8 @@ def make_model(
             share differs between this bundle and its prior's.
         SettingError: as :func:`covsev.inference.runtime.with_runtime`.
     """
+    from covsev.inference.building import make_slice_network  # here, since torch takes seconds to import
+
     if prior is not None:
         # The consolidation rules are left out: they are the multi network's alone.
         _require_same(preprocessing, prior.preprocessing, ("hu_window", "network_size", "crop_margin_mm", "slab_mm"))

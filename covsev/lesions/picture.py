@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from covsev.lesions.kinds import lesion_labels
@@ -29,10 +28,10 @@ def slice_probability(
     if grey.ndim != 2 or grey.dtype != np.uint8:
         raise ValueError(f"grey must be a 2-D uint8 array; got {grey.dtype} of shape {grey.shape}")
     # Not windowed: an 8-bit slice has been through a viewer's window already.
-    image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
+    image = (grey.astype(np.float32) / np.float32(255))[None, None]
     given = None
     if prior is not None:
-        mask = torch.from_numpy(prior.astype(np.float32))
+        mask = prior.astype(np.float32)
         given = model.preprocessing.resize(mask[None, None])
     height, width = grey.shape
     return model.predict(model.preprocessing.resize(image), (height, width), prior=given)[0]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from covsev.anatomy.lungs.box import lung_box
+from covsev.anatomy.lungs.possible import PossibleLung
 from covsev.errors import CovsevError
 from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
-from covsev.inference.slices import probabilities_at
+from covsev.inference.slices import Slices, probabilities_at
 from covsev.labels import CONSOLIDATION_HU
+from covsev.lesions import lung_border
 from covsev.lesions.kinds import lesion_labels
 from covsev.lesions.model import LesionModel
 from covsev.scan import Scan, canonical_spacing_mm, require_same_grid, to_canonical
@@ -33,6 +33,7 @@ class LesionSegmentation:
         box: where the network looked, one slice a canonical axis.
         probability_in_box: (x, y, z) float32 infection probability in ``box``, canonical axes; ``None`` if not kept.
         affine: (4, 4) of the scan.
+        lungs: (X, Y, Z) uint8 the lung labels, with the disease beyond them that touches disease inside them.
     """
 
     labels: NDArray[np.uint8]
@@ -41,6 +42,7 @@ class LesionSegmentation:
     box: Box
     probability_in_box: NDArray[np.float32] | None
     affine: NDArray[np.float64]
+    lungs: NDArray[np.uint8]
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -63,6 +65,7 @@ def segment_lesions(
     *,
     restrict_to_lungs: bool = True,
     keep_probability: bool = True,
+    possible: PossibleLung | None = None,
 ) -> LesionSegmentation:
     """Find infected voxels and divide them into ground-glass opacity and consolidation.
 
@@ -78,6 +81,8 @@ def segment_lesions(
         model: see :func:`load_model`.
         restrict_to_lungs: drop what lies outside the lung labels.
         keep_probability: keep the infection probability, 4 bytes a voxel of the lungs' box.
+        possible: what may be lung beyond the labels; where disease goes on into it, it is lung, see
+            :mod:`covsev.lesions.lung_border`. Without it the lungs stay as they are.
 
     Raises:
         GridMismatchError: if ``lungs`` has another shape than the scan.
@@ -97,6 +102,8 @@ def segment_lesions(
     probability, priors = _find_infection(hu, slabs, levels, model)
     # Lesions go on in the next slice; vessels that are cut across do not, and are smoothed away.
     smooth_across(probability, model.postprocessing.axial_smoothing_mm / (slabs.size * spacing_mm[2]))
+    if possible is not None:
+        sides = _with_border_lesions(sides, slabs, probability, possible, box)
     infected = np.stack([values >= model.postprocessing.threshold for values in slabs.between(probability)])
     if restrict_to_lungs:
         infected &= sides > 0
@@ -109,38 +116,69 @@ def segment_lesions(
     labels = np.zeros_like(lungs)  # in the scan's memory order, see docs/design.md
     to_canonical(labels, scan.affine)[box] = as_volume(lesion_labels(infected, denser))
     kept = as_volume(slabs.at_slices(probability)) if keep_probability else None
-    return LesionSegmentation(labels, _method(model, slabs, restrict_to_lungs), model.networks, box, kept, scan.affine)
+    if possible is not None:
+        lungs = lungs.copy(order="K")  # in the scan's memory order
+        to_canonical(lungs, scan.affine)[box] = as_volume(sides)
+    method = _method(model, slabs, restrict_to_lungs)
+    return LesionSegmentation(labels, method, model.networks, box, kept, scan.affine, lungs)
+
+
+def _with_border_lesions(
+    sides: NDArray[np.uint8], slabs: Slabs, probability: NDArray[np.float32], possible: PossibleLung, box: Box
+) -> NDArray[np.uint8]:
+    """Lung labels (Z, X, Y) of the box with the disease at their border."""
+    x, y, z = box
+    infected = np.stack([values >= lung_border.PROBABILITY for values in slabs.between(probability)])
+    beyond = infected & (sides == 0)
+    may_be = np.zeros_like(infected)
+    for level in np.flatnonzero(beyond.any(axis=(1, 2))).tolist():  # the others need no drawing
+        may_be[level] = possible.plane(z.start + level)[x, y]
+    return lung_border.lung_behind_lesions(sides, may_be, infected)
 
 
 def _find_infection(
     hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel
-) -> tuple[NDArray[np.float32], dict[int, Tensor]]:
+) -> tuple[NDArray[np.float32], dict[int, NDArray[np.float16]]]:
     """Infection probability of the slabs with ``levels`` of a stack (Z, X, Y), and the same on the network's grid."""
     probability = np.zeros((slabs.number, *hu.shape[1:]), dtype=np.float32)
-    on_grid: dict[int, Tensor] = {}
-    for batch in batches(slabs.of(levels), model.batch_size):
+    on_grid: dict[int, NDArray[np.float16]] = {}
+
+    def look_at(batch: NDArray[np.intp]) -> tuple[NDArray[np.intp], Slices]:
         infection = model.infection(_network_input(hu, slabs, batch, model))
         probability[batch] = probabilities_at(hu.shape[1:], infection)[:, 0]
+        return batch, infection
+
+    seen = batches(slabs.of(levels), model.batch_size)
+    for batch, infection in model.slice_network.over(look_at, seen):
         if model.prior is not None:
             # Before the smoothing, as in training, and in half precision until the multi network needs it.
-            on_grid |= dict(zip(batch.tolist(), infection.half().cpu(), strict=True))
+            on_grid |= dict(zip(batch.tolist(), infection.astype(np.float16), strict=True))
     return probability, on_grid
 
 
 def _find_consolidation(
-    hu: NDArray[Any], slabs: Slabs, levels: NDArray[np.intp], model: LesionModel, priors: Mapping[int, Tensor]
+    hu: NDArray[Any],
+    slabs: Slabs,
+    levels: NDArray[np.intp],
+    model: LesionModel,
+    priors: Mapping[int, NDArray[np.float16]],
 ) -> NDArray[np.bool_]:
     """Where the multi network sees consolidation rather than ground glass in the slabs with ``levels`` of a stack."""
     denser = np.zeros(hu.shape, dtype=bool)
-    for batch in batches(slabs.of(levels), model.batch_size):
-        prior = torch.stack([priors[slab] for slab in batch.tolist()]).float()
+
+    def look_at(batch: NDArray[np.intp]) -> None:
+        prior = np.stack([priors[slab] for slab in batch.tolist()]).astype(np.float32)
         kinds = model.predict_kinds(_network_input(hu, slabs, batch, model), prior, hu.shape[1:])
         for slab, (ground_glass, consolidation) in zip(batch.tolist(), kinds, strict=True):
             denser[slabs.levels_of(slab)] = consolidation > ground_glass
+
+    seen = batches(slabs.of(levels), model.batch_size)
+    for _ in model.slice_network.over(look_at, seen):
+        pass
     return denser
 
 
-def _network_input(hu: NDArray[Any], slabs: Slabs, batch: NDArray[np.intp], model: LesionModel) -> Tensor:
+def _network_input(hu: NDArray[Any], slabs: Slabs, batch: NDArray[np.intp], model: LesionModel) -> Slices:
     return model.preprocessing(as_volume(slabs.mean(hu, batch, model.preprocessing.hu_window)))
 
 

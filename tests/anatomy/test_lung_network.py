@@ -7,22 +7,20 @@ import dataclasses
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from measures import ORIENTATIONS, dice
-from monai.inferers import SimpleInferer
 
 from covsev.anatomy.images import as_array, as_image
 from covsev.anatomy.lungs.airways import gas_beside_lungs
 from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.check import why_not_believed
-from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back, thick_parts
+from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, thick_parts
 from covsev.anatomy.lungs.model import LungModel, load_lung_model
 from covsev.anatomy.lungs.segment import segment_lungs
 from covsev.anatomy.lungs.sides import likely_lungs
 from covsev.assessment import lung_model_for
 from covsev.errors import BundleError, LungsNotFoundError
 from covsev.inference.network import SliceNetwork
-from covsev.inference.slices import SlicePreprocessing
+from covsev.inference.slices import SlicePreprocessing, resize_slices
 from covsev.labels import LEFT_LUNG, RIGHT_LUNG
 from covsev.options import Options
 from covsev.phantom import make_phantom
@@ -32,17 +30,16 @@ WINDOW = (-1100.0, 400.0)
 MM = (2.0, 2.0, 2.0)
 
 
-class Painted(torch.nn.Module):
-    """A network that knows the answer: it gives the slices of a mask, in their order."""
+class Painted:
+    """A runner that knows the answer: it gives the slices of a mask, in their order."""
 
     def __init__(self, mask, size):
-        super().__init__()
-        slices = torch.from_numpy(np.moveaxis(mask, 2, 0).astype(np.float32))[:, None]
-        self.answer = 20 * torch.nn.functional.interpolate(slices, size=size, mode="bilinear") - 10
-        self.next = 0
+        slices = np.moveaxis(mask, 2, 0).astype(np.float32)[:, None]
+        self.answer = 20 * resize_slices(slices, size) - 10
+        self.next, self.at_a_time = 0, 1
 
-    def forward(self, image):
-        start, self.next = self.next, self.next + len(image)
+    def __call__(self, images):
+        start, self.next = self.next, self.next + len(images)
         return self.answer[start : self.next]
 
 
@@ -53,7 +50,7 @@ def knowing(mask, *, slab_mm=0.0, smoothing_mm=0.0, size=(96, 96), field=None):
     margins = [(start, side - count - start) for start, count in zip(before, mask.shape[:2], strict=True)]
     mask = np.pad(mask, [*margins, (0, 0)])
     preprocessing = SlicePreprocessing(WINDOW, size, slab_mm=slab_mm)
-    network = SliceNetwork(Painted(mask, size), preprocessing, SimpleInferer(), 4, "painted", "0" * 64)
+    network = SliceNetwork(Painted(mask, size), preprocessing, 4, "painted", "0" * 64)
     return LungModel(network, threshold=0.5, axial_smoothing_mm=smoothing_mm, least_field_mm=0.0)
 
 
@@ -107,7 +104,7 @@ def test_slabs_and_smoothing_change_little():
     each = segment_lungs(phantom.scan, knowing(phantom.lungs > 0))
     model = knowing((phantom.lungs > 0)[:, :, 1::4], slab_mm=5.0, smoothing_mm=3.0)
     slabs = segment_lungs(phantom.scan, model)
-    assert model.slice_network.network.next == -(-phantom.scan.hu.shape[2] // 4)
+    assert model.slice_network.runner.next == -(-phantom.scan.hu.shape[2] // 4)
     assert dice(each.labels > 0, slabs.labels > 0) > 0.985
 
 
@@ -245,24 +242,6 @@ def test_dense_lung_far_from_air_is_suspected():
     np.testing.assert_array_equal(far_from_air(dense, np.zeros_like(dense), image), dense)
 
 
-def test_dense_lung_at_the_back_goes_on_where_the_network_holds_it_possible():
-    hu = np.full((40, 40, 20), 40, np.int16)
-    hu[:, 34:] = 600  # bone
-    dense = np.zeros(hu.shape, bool)
-    dense[8:32, 20:26, 4:16] = True
-    prob = np.where(dense, 0.9, 0.02).astype(np.float32)
-    prob[8:32, 26:] = 0.2  # up to the rib and beyond
-    prob[8:32, 10:20] = 0.2  # in front as well
-    prob[20, 26:] = 0.02
-    found = reaching_back(dense, prob, hu, 2.0)
-    assert found[10:18, 27:33, 6:14].all()
-    assert not found[:, 34:].any()
-    assert not found[:, :20].any()
-    assert not found[20, 27:].any()
-    assert not (found & dense).any()
-    assert np.flatnonzero(reaching_back(dense, prob, hu, 10.0).any(axis=(0, 2))).max() <= 27  # 20 mm are two voxels
-
-
 def test_gas_of_the_bowel_is_told_from_lung_by_purity_and_by_what_it_joins():
     hu = np.full((40, 40, 40), 40, np.int16)
     lungs, tree, air = (np.zeros(hu.shape, bool) for _ in range(3))
@@ -339,5 +318,5 @@ def test_an_effusion_is_left_out_of_the_lungs_and_counted(sick):
 
 
 def test_a_bundle_of_lesions_is_no_lung_bundle(bright_bundle):
-    with pytest.raises(BundleError, match="its model is LesionModel, not one that finds lungs"):
+    with pytest.raises(BundleError, match="its model is LesionModel, not a LungModel"):
         load_lung_model(bright_bundle)

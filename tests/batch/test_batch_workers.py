@@ -18,8 +18,9 @@ from result_files import contents, table
 
 from covsev.batch import assess_directory, on_dask, processes, work
 from covsev.batch.job import Job
-from covsev.batch.processes import LocalProcesses, thread_share
+from covsev.batch.processes import LocalProcesses
 from covsev.errors import BundleError, ScanError, WorkerError
+from covsev.inference.threads import thread_share
 from covsev.options import BUNDLES, Options
 from covsev.scan import ScanSource
 
@@ -237,7 +238,7 @@ def test_a_scan_is_computed_while_the_next_is_not_there_yet(tmp_path, bright_mod
     [(8, "", 1, 8), (8, "", 2, 4), (8, "", 3, 2), (2, "", 5, 1), (8, "2", 1, 2), (8, "2", 8, 1), (8, "x", 2, 4)],
 )
 def test_workers_share_the_cores(cores, wished, workers, threads, monkeypatch):
-    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", wished)
     assert thread_share(workers) == threads
 

@@ -14,6 +14,7 @@ import torch
 from benchmark_modules import FOLDER, load_benchmark
 from toy_slices import write_toy_dataset
 
+from covsev.inference.torch_runner import TorchRunner
 from covsev.labels import LUNGS
 from covsev.scan import Scan, load_scan, to_canonical
 
@@ -120,7 +121,7 @@ def test_slices_of_the_middle_of_the_lungs(phantom, flip):
 
 def test_changed_labels_are_counted_in_the_lungs(phantom, bright_model):
     blind = torch.nn.Sequential(bright_model.network, torch.nn.Threshold(1e9, -1e9))
-    darker = bright_model.with_slice_network(network=blind)
+    darker = bright_model.with_slice_network(runner=TorchRunner(blind))
     shares = networks.changed_share(
         phantom.scan, phantom.lungs, {"first": bright_model, "same": bright_model, "nothing": darker}
     )

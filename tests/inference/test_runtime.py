@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -15,16 +16,17 @@ from torch import nn
 from toy_networks import SMALL, randomise
 
 from covsev.errors import SettingError
-from covsev.inference import runtime
+from covsev.inference import openvino_runner, runtime
+from covsev.inference.cache import cache_folder
+from covsev.inference.openvino_runner import OpenVinoRunner
 from covsev.inference.runtime import (
     Bfloat16Network,
     Float32Network,
-    OpenVinoNetwork,
-    cache_folder,
     describe_runtime,
     find_device,
     with_runtime,
 )
+from covsev.inference.torch_runner import TorchRunner
 from covsev.lesions.model import load_model
 from covsev.networks import InfNet
 from covsev.options import INFECTION_BUNDLE
@@ -47,8 +49,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def _run(network, image):
-    with torch.inference_mode():
-        return network(image).numpy()
+    """Logits of a torch network or of a runner."""
+    runner = TorchRunner(network) if isinstance(network, nn.Module) else network
+    return runner(image.numpy())
 
 
 def _with(network, runtime="openvino", precision="f32", weights="a" * 64):
@@ -59,7 +62,7 @@ def _with(network, runtime="openvino", precision="f32", weights="a" * 64):
 def test_openvino_gives_the_logits_of_torch(cache):
     infnet = randomise(InfNet("efficientnet_lite0", **SMALL))
     compiled = _with(infnet)
-    assert isinstance(compiled, OpenVinoNetwork)
+    assert isinstance(compiled, OpenVinoRunner)
     assert describe_runtime(compiled, "f32", CPU) == "openvino in f32 on cpu"
     for batch in (1, 3):
         image = torch.rand(batch, 1, 64, 64, generator=torch.Generator().manual_seed(batch))
@@ -83,7 +86,7 @@ def test_the_conversion_is_made_once_for_each_weights(network, cache, monkeypatc
     (folder,) = cache.iterdir()
     assert folder.name.startswith("a" * 16 + "-1x64x64-covsev")
     assert folder.stat().st_mode & 0o777 == 0o755
-    assert {path.name for path in folder.iterdir()} == {"network.xml", "network.bin"}
+    assert {path.name for path in folder.iterdir()} == {"network.xml", "network.bin", "sha256.json"}
     monkeypatch.setattr("openvino.convert_model", lambda *_, **__: pytest.fail("converted again"))
     _with(network)
     with pytest.raises(pytest.fail.Exception, match="converted again"):
@@ -108,7 +111,7 @@ def test_a_mended_network_is_converted_again(cache, tmp_path, monkeypatch):
 
 @needs_openvino
 def test_auto_takes_openvino_and_falls_back_to_torch(network, cache):
-    assert isinstance(_with(network, "auto"), OpenVinoNetwork)
+    assert isinstance(_with(network, "auto"), OpenVinoRunner)
 
     class Unknown(nn.Module):
         def forward(self, image):
@@ -116,12 +119,12 @@ def test_auto_takes_openvino_and_falls_back_to_torch(network, cache):
 
     strange = Unknown()
     with pytest.warns(UserWarning, match="OpenVINO cannot run this network"):
-        assert _with(strange, "auto", weights="c" * 64) is strange
+        assert _with(strange, "auto", weights="c" * 64).network is strange
 
 
 def test_auto_is_torch_where_openvino_is_missing(network, monkeypatch):
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
-    assert _with(network, "auto") is network
+    assert _with(network, "auto").network is network
     with pytest.raises(SettingError, match=r"OpenVINO is not installed; run: pip install 'covsev\[openvino\]'"):
         _with(network, "openvino")
 
@@ -135,23 +138,36 @@ def test_openvino_is_for_the_cpu(network):
 
 
 @needs_openvino
-@pytest.mark.parametrize("slices", [1, 2, 5, 7])
-def test_streams_give_a_batch_in_its_order(network, cache, slices):
-    compiled = OpenVinoNetwork(_with(network).queue[0].get_compiled_model(), streams=3)
-    image = torch.rand(slices, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    for order in (image, image.flip(0)):
-        np.testing.assert_allclose(_run(compiled, order), _run(network, order), atol=1e-5)
+@pytest.mark.parametrize("streams", [1, 3])
+def test_many_threads_each_get_their_own_answer(network, cache, streams):
+    runner = OpenVinoRunner(_with(network).compiled, streams=streams)
+    assert runner.at_a_time == streams
+    images = [
+        torch.rand(1 + number % 3, 1, 64, 64, generator=torch.Generator().manual_seed(number)) for number in range(12)
+    ]
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda image: runner(image.numpy()), images))
+    for image, answer in zip(images, answers, strict=True):
+        np.testing.assert_allclose(answer, _run(network, image), atol=1e-5)
+
+
+@needs_openvino
+def test_a_call_that_fails_does_not_keep_its_stream(network, cache):
+    runner = OpenVinoRunner(_with(network).compiled, streams=1)
+    with pytest.raises(RuntimeError):
+        runner(np.zeros((1, 5, 64, 64), np.float32))
+    assert runner(np.zeros((1, 1, 64, 64), np.float32)).shape == (1, 1, 64, 64)
 
 
 @needs_openvino
 def test_float32_streams_and_free_threads_are_set_and_not_left_to_openvino(network, cache, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 20)
+    monkeypatch.setattr(openvino_runner, "thread_share", lambda: 20)
     result = _with(network)
-    compiled = result.queue[0].get_compiled_model()
+    compiled = result.compiled
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert not compiled.get_property("ENABLE_CPU_PINNING")
     cores = len(os.sched_getaffinity(0))
-    assert result.streams == compiled.get_property("NUM_STREAMS") == min(cores, runtime.MOST_STREAMS)
+    assert result.streams == compiled.get_property("NUM_STREAMS") == min(cores, openvino_runner.MOST_STREAMS)
 
 
 def test_float32_on_a_gpu_is_not_tensor_float(network):
@@ -162,7 +178,7 @@ def test_float32_on_a_gpu_is_not_tensor_float(network):
     assert seen == [False, True]
     second = torch.device("cuda:1")
     wrapped = with_runtime(network, runtime="torch", precision="f32", device=second, example=EXAMPLE, weights="a" * 64)
-    assert isinstance(wrapped, Float32Network)
+    assert isinstance(wrapped.network, Float32Network)
     assert describe_runtime(wrapped, "f32", second) == "torch in f32 on cuda:1"
 
 
@@ -212,7 +228,7 @@ def test_bfloat16_is_near_float32(network, cache, monkeypatch):
     image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     expected = _run(network, image)
     lower = _with(network, "torch", "bf16")
-    assert isinstance(lower, Bfloat16Network)
+    assert isinstance(lower.network, Bfloat16Network)
     result = _run(lower, image)
     assert result.dtype == np.float32
     assert 0 < np.abs(result - expected).max() < 0.1 * np.abs(expected).max()
@@ -245,7 +261,7 @@ def test_openvino_reports_nothing_over_the_network(cache):
         "from covsev.inference.runtime import with_runtime\n"
         "network, example, cpu = torch.nn.Conv2d(1, 1, 1).eval(), torch.zeros(1, 1, 32, 32), torch.device('cpu')\n"
         "settings = {'runtime': 'openvino', 'precision': 'f32', 'device': cpu, 'example': example}\n"
-        "with_runtime(network, **settings, weights='a' * 64)(example)\n"
+        "with_runtime(network, **settings, weights='a' * 64)(example.numpy())\n"
         "print(sorted(name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

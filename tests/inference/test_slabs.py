@@ -11,6 +11,7 @@ from toy_networks import consolidating
 
 from covsev.inference.slabs import Slabs
 from covsev.inference.slices import SlicePreprocessing
+from covsev.inference.torch_runner import TorchRunner
 from covsev.lesions.volume import segment_lesions
 from covsev.phantom import make_phantom
 
@@ -71,7 +72,7 @@ def test_thin_slices_are_seen_as_slabs_and_give_nearly_the_same_mask(bright_mode
         network = Counting(bright_model.network)
         preprocessing = dataclasses.replace(bright_model.preprocessing, slab_mm=slab_mm)
         postprocessing = dataclasses.replace(bright_model.postprocessing, axial_smoothing_mm=3.0)
-        model = bright_model.with_slice_network(network=network, preprocessing=preprocessing)
+        model = bright_model.with_slice_network(runner=TorchRunner(network), preprocessing=preprocessing)
         model = dataclasses.replace(model, postprocessing=postprocessing)
         result = segment_lesions(phantom.scan, phantom.lungs, model)
         found.append(result)

@@ -46,7 +46,7 @@ def test_it_trains_and_its_weights_serve(override, tmp_path):
     assert isinstance(model.network, network_class)
     state = torch.load(checkpoint, weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())
-    probability = model.predict(torch.rand(1, 1, 32, 32), (50, 40))
+    probability = model.predict(torch.rand(1, 1, 32, 32).numpy(), (50, 40))
     assert probability.shape == (1, 1, 50, 40)
 
 
@@ -70,8 +70,8 @@ def test_infnet_is_trained_first_and_the_refined_one_goes_on_from_it(tmp_path):
 
     serving = {"checkpoint": str(checkpoint), "runtime": "torch", **shared}
     image = torch.rand(1, 1, 64, 64)
-    answer = parse_configs("inference.yaml", INFNET, **serving).get_parsed_content("model").infection(image)
-    torch.testing.assert_close(torch.sigmoid(refined(image).s3), answer, atol=1e-4, rtol=0)
+    answer = parse_configs("inference.yaml", INFNET, **serving).get_parsed_content("model").infection(image.numpy())
+    torch.testing.assert_close(torch.sigmoid(refined(image).s3), torch.from_numpy(answer), atol=1e-4, rtol=0)
 
 
 def test_the_prior_may_be_of_another_network(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from covsev.inference.slices import resize_slices
 from covsev.training.data.multi_scale import MultiScale
+from covsev.training.data.resizing import resize_tensors
 
 BATCH = {
     "image": torch.rand(2, 1, 256, 128, generator=torch.Generator().manual_seed(0)),
@@ -23,7 +23,7 @@ def test_sides_are_scaled_to_multiples_of_32(scale, height, width):
     image, label = MultiScale([scale])(BATCH, CPU)
     assert image.shape == (2, 1, height, width)
     assert label.shape == (2, 2, height, width)
-    torch.testing.assert_close(image, resize_slices(BATCH["image"], (height, width)))
+    torch.testing.assert_close(image, resize_tensors(BATCH["image"], (height, width)))
     assert set(label.unique().tolist()) == {0.0, 1.0}
 
 

@@ -6,8 +6,9 @@ keeps the expected fissures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -24,6 +25,7 @@ from covsev.anatomy.lobes.fissure_model import (
 )
 from covsev.anatomy.lobes.fissure_search import search_modes
 from covsev.anatomy.lobes.fissureness import WIDE_STRIDE, find_sheets, large_sheets, sheet_contrast, support, unfold
+from covsev.inference.threads import thread_share
 from covsev.labels import RIGHT_LUNG, RIGHT_MIDDLE
 
 # In a smaller lung there is too little to see. It keeps the expected surfaces, and its support is 0.
@@ -60,16 +62,16 @@ def find_fissures(chest: CoarseChest, expected: Surfaces) -> tuple[Surfaces, Map
         of other lungs are the expected ones.
     """
     surfaces, found = expected, set()
-    for side in expected.frames:
-        fitted = _fit_lung(chest, expected, side) if _is_large(chest, side) else None
-        if fitted is not None:
+    sides = [side for side in expected.frames if _is_large(chest, side)]
+    with ThreadPoolExecutor(thread_share()) as threads:
+        fits = _fit_lungs(chest, expected, sides, threads)
+        for side, fitted in fits.items():
             surfaces = _with_lung(surfaces, fitted, side)
             found.add(side)
-    # Measured for expected surfaces, too: a lung where nothing was found may still show its fissures there.
-    shares = dict.fromkeys(FISSURES, 0.0)
-    for name in FISSURES:
-        if _is_large(chest, lung_of(name)):
-            shares[name] = _supported_share(chest, surfaces, name)
+        # Measured for expected surfaces, too: a lung where nothing was found may still show its fissures there.
+        names = [name for name in FISSURES if lung_of(name) in sides]
+        supports = threads.map(lambda name: _supported_share(chest, surfaces, name), names)
+        shares = dict.fromkeys(FISSURES, 0.0) | dict(zip(names, supports, strict=True))
     return surfaces, shares, found
 
 
@@ -80,24 +82,41 @@ def _is_large(chest: CoarseChest, side: int) -> bool:
     return bool(volume_ml >= _MIN_LUNG_ML)
 
 
-def _fit_lung(chest: CoarseChest, expected: Surfaces, side: int) -> Surfaces | None:
-    """Surfaces drawn to the fissures of one lung; None where none can be made out or the lobes would be absurd.
+def _fit_lungs(chest: CoarseChest, expected: Surfaces, sides: Sequence[int], threads: Executor) -> dict[int, Surfaces]:
+    """Surfaces drawn to the fissures of each lung; none where none can be made out or the lobes would be absurd.
 
     Fits begin at the expected surfaces, at those of each search, and at those through large sheets. The best supported
     fit is returned.
     """
-    model, names = load_fissure_model(), FISSURES_OF[side]
-    best, best_support = None, 0.0
-    for start in [expected, *_starts(chest, expected, side)]:
-        evidence = {side: _sheets(chest, start, side)}
-        fitted = fit_surfaces(model, expected.frames, evidence, start=start, scales_mm=_FINE_SCALES_MM)
-        shares = [_supported_share(chest, fitted, name) for name in names]
-        mean_support = float(np.mean(shares))
-        # The oblique fissure, the first of each lung, must be seen; the horizontal one alone does not do.
-        is_better = shares[0] >= _MIN_SUPPORT and mean_support > best_support
-        if is_better and _plausible(chest, fitted, side, mean_support):
-            best, best_support = fitted, mean_support
-    return best
+    # Both lungs, and all fits of a lung, are computed side by side: none needs another.
+    starts = threads.map(lambda side: [expected, *_starts(chest, expected, side)], sides)
+    begun = [(side, start) for side, of_side in zip(sides, starts, strict=True) for start in of_side]
+    fits = threads.map(lambda pair: _fit(chest, expected, *pair), begun)
+    best: dict[int, _Fit] = {}
+    for (side, _), fit in zip(begun, fits, strict=True):  # in order, whichever ends first
+        is_better = fit.seen and (side not in best or fit.support > best[side].support)
+        if is_better and _plausible(chest, fit.surfaces, side, fit.support):
+            best[side] = fit
+    return {side: fit.surfaces for side, fit in best.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Surfaces fitted to one lung, their mean support, and whether its oblique fissure is seen."""
+
+    surfaces: Surfaces
+    support: float
+    seen: bool
+
+
+def _fit(chest: CoarseChest, expected: Surfaces, side: int, start: Surfaces) -> _Fit:
+    """Surfaces of one lung fitted from ``start``."""
+    model = load_fissure_model()
+    evidence = {side: _sheets(chest, start, side)}
+    fitted = fit_surfaces(model, expected.frames, evidence, start=start, scales_mm=_FINE_SCALES_MM)
+    shares = [_supported_share(chest, fitted, name) for name in FISSURES_OF[side]]
+    # The oblique fissure, the first of each lung, must be seen; the horizontal one alone does not do.
+    return _Fit(fitted, float(np.mean(shares)), shares[0] >= _MIN_SUPPORT)
 
 
 def _starts(chest: CoarseChest, expected: Surfaces, side: int) -> list[Surfaces]:

@@ -23,13 +23,6 @@ _AERATED_HU = -200
 _BEHIND_MM = 60.0
 """A layer of fluid behind the lung is less deep."""
 _MIN_LAYER_ML = 5.0
-SOFT_HU = (-350.0, 200.0)
-"""Dense lung and its mixed voxels; rib is denser."""
-_POSSIBLE = 0.1
-"""On a held-out scan whose consolidation lies at the back, 0.96 of it is kept with this, 0.89 with the usual threshold,
-and the mask grows by 0.6 % of the lung; scans without such disease grow by 0.1 % at most."""
-_REACH_MM = 20.0
-"""The layer of which the network is unsure was at most so thick."""
 _FAR_MM = 25.0
 """Consolidated lung of a whole lobe still lies this near to air in most of its volume."""
 _RIM_MM = 8.0
@@ -42,29 +35,6 @@ who lies on the back."""
 def thick_parts(dense: Mask) -> Mask:
     """What of a dense mask is thicker than a coarse voxel and its neighbours: disease and large vessels, no rims."""
     return opened(dense)
-
-
-def reaching_back(dense: Mask, prob: NDArray[np.float32], hu: NDArray[Any], y_mm: float) -> Mask:
-    """What lies behind dense lung in its column, up to the chest wall, as far as the network holds it possible.
-
-    Consolidation at the back has the density and the noise of the chest wall, and the network is least sure of its
-    rearmost layer. So it goes on there at a lower probability than elsewhere.
-
-    Args:
-        dense: (X, Y, Z) thick dense lung, axes left, back, head.
-        prob: (X, Y, Z) lung probability.
-        hu: (X, Y, Z).
-        y_mm: side of a voxel from front to back.
-    """
-    soft = (hu > SOFT_HU[0]) & (hu < SOFT_HU[1])
-    possible = soft & (prob >= _POSSIBLE)
-    grown = dense.copy()
-    for _ in range(round(_REACH_MM / y_mm)):
-        behind = np.zeros_like(grown)
-        behind[:, 1:] = grown[:, :-1]
-        grown |= behind & possible
-    # Opened across columns too: a layer is kept, a spike between two ribs is not.
-    return opened(grown) & ~dense
 
 
 def far_from_air(dense: Mask, aerated: Mask, like: sitk.Image) -> Mask:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from scipy.special import expit
 
-from covsev.errors import BundleError
-from covsev.inference.bundle import load_bundle
-from covsev.inference.network import SliceNetwork, make_slice_network
+from covsev.inference.network import SliceNetwork
+from covsev.inference.ready import load_ready, network_from_json, network_to_json
 from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
 from covsev.inference.slices import SlicePreprocessing, probabilities_at
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a model that is kept ready does not need it
+    import torch
+    from torch import nn
+
+    from covsev.inference.runtime import Inferer
+
+_NUMBERS = ("threshold", "axial_smoothing_mm", "least_field_mm")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Field:
     def cut(self, plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
         """What of the network's ``plane`` (h, w) the slice covers, drawn at ``size``."""
         x, y = (round(side * new / old) for side, new, old in zip(self.side, size, self.size, strict=True))
-        whole = probabilities_at((x, y), torch.from_numpy(np.ascontiguousarray(plane))[None, None])[0, 0]
+        whole = probabilities_at((x, y), plane[None, None])[0, 0]
         start_x, start_y = self._before((x, y), size)
         return whole[start_x : start_x + size[0], start_y : start_y + size[1]]
 
@@ -121,7 +127,26 @@ class LungModel:
         """Name and weights' SHA-256 of the network."""
         return {self.slice_network.name: self.slice_network.weights}
 
-    @torch.inference_mode()
+    @property
+    def slice_networks(self) -> tuple[SliceNetwork, ...]:
+        """The one network."""
+        return (self.slice_network,)
+
+    def with_slice_network(self, **changes: Any) -> LungModel:
+        """The same model whose slice network has other settings, such as ``batch_size=8``."""
+        return replace(self, slice_network=replace(self.slice_network, **changes))
+
+    def to_json(self) -> dict[str, Any]:
+        """See :class:`covsev.inference.ready.Model`."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"slice_network": network_to_json(self.slice_network)} | numbers
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LungModel:
+        """Inverse of :meth:`to_json`."""
+        numbers = {name: content[name] for name in _NUMBERS}
+        return cls(network_from_json(content["slice_network"]), **numbers)
+
     def probability(self, hu: NDArray[Any], spacing_mm: tuple[float, float, float]) -> LungProbability:
         """Lung probability of a volume.
 
@@ -135,11 +160,14 @@ class LungModel:
         field = Field.around((hu.shape[0], hu.shape[1]), spacing_mm[:2], self.least_field_mm)
         air_hu = preprocessing.hu_window[0]
         on_grid = np.zeros((slabs.number, *preprocessing.network_size), dtype=np.float32)
-        for batch in batches(np.arange(slabs.number), network.batch_size):
+
+        def look_at(batch: NDArray[np.intp]) -> None:
             slices = slabs.mean(stack, batch, preprocessing.hu_window)
             seen = preprocessing(as_volume(field.fill(slices, air_hu)))
-            prob = torch.sigmoid(network.logits(seen))
-            on_grid[batch] = prob[:, 0].float().cpu().numpy()
+            on_grid[batch] = expit(network.logits(seen))[:, 0]
+
+        for _ in network.over(look_at, batches(np.arange(slabs.number), network.batch_size)):
+            pass
         smooth_across(on_grid, self.axial_smoothing_mm / (slabs.size * slice_mm))
         return LungProbability(slabs, field, on_grid)
 
@@ -155,7 +183,8 @@ def load_lung_model(
     """The lung model of a bundle folder.
 
     Args:
-        bundle, device: see :func:`covsev.inference.bundle.load_bundle`.
+        bundle, device: see :func:`covsev.inference.bundle.load_bundle`. The bundle as it is may be kept ready, see
+            :mod:`covsev.inference.ready`.
         checkpoint: other weights than the bundle's own.
         runtime, precision: see :func:`covsev.inference.runtime.with_runtime`; the bundle's own if not given.
 
@@ -164,10 +193,7 @@ def load_lung_model(
         SettingError: as there.
     """
     settings = {"checkpoint": checkpoint, "runtime": runtime, "precision": precision}
-    model = load_bundle(bundle, settings, device=device)
-    if not isinstance(model, LungModel):
-        raise BundleError(f"{bundle}: its model is {type(model).__name__}, not one that finds lungs")
-    return model
+    return load_ready(Path(bundle), LungModel, settings, device=device)
 
 
 def make_lung_model(
@@ -175,7 +201,7 @@ def make_lung_model(
     checkpoint: str | Path,
     *,
     preprocessing: SlicePreprocessing,
-    inferer: Callable[[Tensor, nn.Module], Tensor],
+    inferer: Inferer,
     threshold: float,
     axial_smoothing_mm: float,
     least_field_mm: float,
@@ -190,13 +216,15 @@ def make_lung_model(
     Args:
         network: without weights.
         checkpoint, preprocessing, inferer, batch_size, name, device, runtime, precision: see
-            :func:`covsev.inference.network.make_slice_network`.
+            :func:`covsev.inference.building.make_slice_network`.
         threshold, axial_smoothing_mm, least_field_mm: see :class:`LungModel`.
 
     Raises:
         BundleError: if the checkpoint is missing, unreadable, or of another network.
         SettingError: as :func:`covsev.inference.runtime.with_runtime`.
     """
+    from covsev.inference.building import make_slice_network  # here, since torch takes seconds to import
+
     slice_network = make_slice_network(
         network,
         checkpoint,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from covsev.anatomy.lungs.airways import air_inside, airways, gas_beside_lungs
 from covsev.anatomy.lungs.border import refine
 from covsev.anatomy.lungs.box import lung_box
 from covsev.anatomy.lungs.check import why_not_believed
-from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, reaching_back, thick_parts
+from covsev.anatomy.lungs.dense import far_from_air, fluid_layers, thick_parts
+from covsev.anatomy.lungs.possible import PossibleLung
 from covsev.anatomy.lungs.sides import are_joined, likely_lungs, lung_parts, right_and_left
 from covsev.anatomy.lungs.threshold import close_each, fill_each
 from covsev.anatomy.morphology import Mask, dilated
@@ -61,6 +62,7 @@ class LungSegmentation:
             ``lungs_by_threshold`` (the network was not believed).
         method: how the labels were made, in words.
         networks: name and weights' SHA-256 of the network; empty without one.
+        possible: what may be lung besides; ``None`` without a network.
     """
 
     labels: NDArray[np.uint8]
@@ -72,6 +74,22 @@ class LungSegmentation:
     flags: tuple[str, ...]
     method: str = "threshold"
     networks: Mapping[str, str] = field(default_factory=dict)
+    possible: PossibleLung | None = None
+
+    def with_disease(self, labels: NDArray[np.uint8], voxel_ml: float) -> LungSegmentation:
+        """The same with the disease at its border, which ``labels`` holds; a threshold would have dropped it."""
+        added = (labels > 0) & (self.labels == 0)
+        added_ml = int(np.count_nonzero(added)) * voxel_ml
+        if not added_ml:
+            return replace(self, possible=None)
+        return replace(
+            self,
+            labels=labels,
+            recovered_mask=self.recovered_mask | added,
+            recovered_ml=self.recovered_ml + added_ml,
+            method=f"{self.method}; and disease that goes on beyond it",
+            possible=None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,10 +184,8 @@ def _by_network(
     whole, tree, air_parts = coarse.whole[box], coarse.tree[box], coarse.parts[box]
     tissue, airway_mask, aerated = as_array(whole), as_array(tree) > 0, as_array(air_parts) > 0
     certain_mask = prob[box] >= model.threshold
-    dense_mask = thick_parts(certain_mask & (tissue >= LUNG_TISSUE_HU))
-    at_wall = reaching_back(dense_mask, prob[box], tissue, whole.GetSpacing()[1])
     gas = gas_beside_lungs(as_array(coarse.air[box]) > 0, aerated, airway_mask, tissue)
-    mask = (certain_mask | at_wall) & ~airway_mask & ~dilated(gas)
+    mask = certain_mask & ~airway_mask & ~dilated(gas)
     parts = likely_lungs(whole, as_image(mask.astype(np.uint8), whole), scan)
     middle_x = (coarse.whole.GetWidth() - 1) / 2 - box[0].start
     sides, unusual = right_and_left(parts, middle_x)
@@ -185,7 +201,6 @@ def _by_network(
         hu,
         lungs,
         aerated=aerated,
-        certain=at_wall & (lungs > 0),
         dense=dense,
         excluded=fluid,
         airways=airway_mask,
@@ -194,6 +209,8 @@ def _by_network(
         border_hu=_BORDER_HU,
         says_lung=lambda level: probability.plane(level, (hu.shape[0], hu.shape[1])) >= model.threshold,
     )
+    never = as_array(coarse.tree) > 0
+    never[box] |= fluid
     name = model.slice_network.name
     return _result(
         scan,
@@ -205,6 +222,7 @@ def _by_network(
         leak_suspected_ml=np.count_nonzero(far) * voxel_ml(whole),
         possible_effusion_ml=np.count_nonzero(fluid) * voxel_ml(whole),
         networks=model.networks,
+        possible=PossibleLung(probability, never, coarse.factors, (hu.shape[0], hu.shape[1])),
     )
 
 
@@ -225,6 +243,7 @@ def _result(
     leak_suspected_ml: float = 0.0,
     possible_effusion_ml: float = 0.0,
     networks: Mapping[str, str] | None = None,
+    possible: PossibleLung | None = None,
 ) -> LungSegmentation:
     """The result on the scan's own axes."""
     return LungSegmentation(
@@ -237,4 +256,5 @@ def _result(
         flags=flags,
         method=method,
         networks=networks or {},
+        possible=possible,
     )

@@ -26,6 +26,7 @@ from monai.transforms import (
     SelectItemsd,
     ToTensord,
 )
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from covsev.inference.slices import resize_slices
@@ -75,23 +76,23 @@ class LungSlicing:
             ]
         )
         loaded = load({key: record[key] for key in keys})
-        hu, lungs = (torch.from_numpy(loaded[key][0].numpy()).float() for key in keys)
+        hu, lungs = (loaded[key][0].numpy() for key in keys)
         if hu.shape != lungs.shape:
             raise ValueError(f"{record['lungs']}: its shape is not that of {record['image']}")
         low, high = self.hu_window
-        labelled = ~(lungs == NOT_LABELLED).flatten(0, 1).any(dim=0)
-        for level in np.flatnonzero(labelled.numpy()):
-            grey = (hu[:, :, level] - low) / (high - low)
+        labelled = ~(lungs == NOT_LABELLED).any(axis=(0, 1))
+        for level in np.flatnonzero(labelled):
+            grey = (hu[:, :, level].astype(np.float32) - low) / (high - low)
             yield {
-                "image": self._on_grid(grey.clamp(0, 1)),
-                "lungs": self._on_grid((lungs[:, :, level] > 0).float()),
+                "image": self._on_grid(np.clip(grey, 0, 1)),
+                "lungs": self._on_grid((lungs[:, :, level] > 0).astype(np.float32)),
                 "name": stem_of(Path(record["image"])),
             }
 
-    def _on_grid(self, plane: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _on_grid(self, plane: NDArray[np.float32]) -> NDArray[np.uint8]:
         size = (self.network_size[0], self.network_size[1])
         resized = resize_slices(plane[None, None], size)[0, 0]
-        return (255 * resized).round().to(torch.uint8).numpy()
+        return np.rint(255 * resized).astype(np.uint8)
 
 
 class DrawnFromEachScan(Sampler[int]):

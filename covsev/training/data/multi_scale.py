@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.engines import default_prepare_batch
 from torch import Tensor
 
-from covsev.inference.slices import resize_slices
+from covsev.training.data.resizing import resize_tensors
 
 _MULTIPLE = 32  # of the sides of a network's input
 
@@ -56,4 +56,4 @@ def _at(scale: float, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         return image, label
     # "nearest" of torch is shifted by half a pixel, and the label would not lie on the image.
     resized_label = F.interpolate(label, (height, width), mode="nearest-exact")
-    return resize_slices(image, (height, width)), resized_label
+    return resize_tensors(image, (height, width)), resized_label

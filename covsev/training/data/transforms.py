@@ -25,13 +25,13 @@ from monai.transforms import (
 from PIL import Image
 from torch import Tensor
 
-from covsev.inference.slices import resize_slices
 from covsev.labels import LESIONS, SLICE_SUFFIXES
 from covsev.training.data.augmentation import geometric_augmentation, intensity_augmentation
+from covsev.training.data.resizing import resize_tensors
 
 
 class ResizeSliced(MapTransform):
-    """Resize (C, H, W) slices with :func:`covsev.inference.slices.resize_slices`, the resizer used in serving.
+    """Resize (C, H, W) slices with :func:`covsev.training.data.resizing.resize_tensors`, the resizer of serving.
 
     Args:
         keys: keys of the images.
@@ -46,7 +46,7 @@ class ResizeSliced(MapTransform):
         """Replace the images by resized ones."""
         resized = dict(data)  # CacheDataset keeps the original: it must not be changed
         for key in self.key_iterator(resized):
-            resized[key] = resize_slices(data[key][None], self.size)[0]
+            resized[key] = resize_tensors(data[key][None], self.size)[0]
         return resized
 
 

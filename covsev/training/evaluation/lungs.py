@@ -11,8 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from covsev.anatomy.lungs.model import LungModel
-from covsev.anatomy.lungs.segment import segment_lungs
-from covsev.scan import load_scan, read_labels
+from covsev.anatomy.lungs.segment import LungSegmentation, segment_lungs
+from covsev.lesions.model import LesionModel
+from covsev.lesions.volume import segment_lesions
+from covsev.scan import Scan, load_scan, read_labels
 from covsev.training.data.lung_slices import NOT_LABELLED
 from covsev.training.data.records import Record
 
@@ -64,14 +66,17 @@ def lung_agreement(lungs: Mask, truth: Mask, lesions: Mask | None = None) -> Lun
     return LungAgreement(dice, 100 * kept / lesion, 100 * lesion / true_voxels, share_pct)
 
 
-def evaluate_lungs(model: LungModel | None, records: Sequence[Record]) -> pd.DataFrame:
+def evaluate_lungs(
+    model: LungModel | None, records: Sequence[Record], infection: LesionModel | None = None
+) -> pd.DataFrame:
     """A row a scan: ``case``, ``fold``, and the fields of :class:`LungAgreement`.
 
-    Slices in which nobody drew the lungs are left out. The lungs are those of ``covsev severity``: airways, sides and
-    borders included.
+    Slices in which nobody drew the lungs are left out. With both models the lungs are those of ``covsev severity``:
+    airways, sides, borders, and disease at the border included.
 
     Args:
         model: of the lungs; ``None`` measures the threshold alone.
+        infection: the single network, for disease at the border; without it, there is none.
         records: of :func:`covsev.training.data.manifests.load_datalist`, with ``image``, ``lungs``, and ``lesions`` or
             ``infection`` where there are any.
     """
@@ -84,10 +89,19 @@ def evaluate_lungs(model: LungModel | None, records: Sequence[Record]) -> pd.Dat
         lesions = None
         if path is not None:
             lesions = read_labels(Path(path))[0][:, :, labelled] > 0
-        lungs = segment_lungs(scan, model).labels[:, :, labelled] > 0
+        lungs = lungs_as_assessed(scan, model, infection).labels[:, :, labelled] > 0
         found = lung_agreement(lungs, drawn[:, :, labelled] == 1, lesions)
         rows.append({"case": scan.case, "fold": record.get("fold"), **asdict(found)})
     return pd.DataFrame(rows)
+
+
+def lungs_as_assessed(scan: Scan, model: LungModel | None, infection: LesionModel | None = None) -> LungSegmentation:
+    """The lungs as :func:`covsev.assess` has them; arguments as of :func:`evaluate_lungs`."""
+    found = segment_lungs(scan, model)
+    if infection is None or found.possible is None:
+        return found
+    lesions = segment_lesions(scan, found.labels, infection, keep_probability=False, possible=found.possible)
+    return found.with_disease(lesions.lungs, scan.voxel_ml)
 
 
 def summarise_lungs(table: pd.DataFrame) -> str:
@@ -109,11 +123,13 @@ def summarise_lungs(table: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def evaluate_lungs_to_csv(model: LungModel, records: Sequence[Record], output_dir: str | Path) -> pd.DataFrame:
+def evaluate_lungs_to_csv(
+    model: LungModel, records: Sequence[Record], output_dir: str | Path, infection: LesionModel | None = None
+) -> pd.DataFrame:
     """Evaluate, write ``lungs.csv`` into ``output_dir`` and print its summary; returns the table."""
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    table = evaluate_lungs(model, records)
+    table = evaluate_lungs(model, records, infection)
     table.to_csv(folder / "lungs.csv", index=False, float_format="%.6g")
     print(summarise_lungs(table))
     return table

@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from covsev.inference.slices import probabilities_at, resize_slices
 from covsev.scan import replacing
 from covsev.training.data.orientations import mean_over_orientations
 from covsev.training.data.records import Record
+from covsev.training.data.resizing import resize_tensors
 from covsev.training.evaluation.evaluation import read_grey
 from covsev.training.fine_tuning import FineTuning
 from covsev.training.semi.pseudo_schedule import ProgressiveSchedule, Stage
@@ -83,11 +83,12 @@ class Labelling:
         """Infection probability (H, W) of an 8-bit slice (H, W), as it is served; ``network`` in evaluation mode."""
         device = next(network.parameters()).device
         image = torch.from_numpy(grey.astype(np.float32) / 255)[None, None].to(device)
-        network_input = resize_slices(image, (self.network_size[0], self.network_size[1]))
+        network_input = resize_tensors(image, (self.network_size[0], self.network_size[1]))
         predict = partial(_probability, network)
         found = mean_over_orientations(predict, network_input) if self.all_orientations else predict(network_input)
         height, width = grey.shape
-        return probabilities_at((height, width), found)[0, 0]  # the resizer of serving
+        at_size = resize_tensors(found, (height, width))[0, 0].clamp_(0, 1)  # rounding leaves the range by a little
+        return at_size.cpu().numpy()  # type: ignore[no-any-return]
 
     def label(self, network: nn.Module, image: str | Path, stem: Path) -> dict[str, Any]:
         """Label a slice file.
