@@ -30,7 +30,7 @@ KILLS = 24
 def main(scans: Path, out: Path, bundle: Path) -> None:
     """Kill and rerun, starting with an empty folder whenever a run was faster than its kill."""
     model = load_model(bundle)
-    directory._workforce = lambda *_: InProcess(model)
+    directory._workforce = lambda *_, **__: InProcess(model)
     seconds = _undisturbed_seconds(scans, out)
     undisturbed = contents(out)
     _empty(out)

@@ -24,17 +24,17 @@ _STEPS = np.array([(0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0), (1, 0, 0), (-1,
 
 
 def lung_behind_lesions(sides: NDArray[np.uint8], possible: Mask, infected: Mask) -> NDArray[np.uint8]:
-    """Lung labels (Z, X, Y) with the disease beyond them that touches disease inside them.
+    """Lung labels (Z, X, Y) with the disease beyond them, where it is one with disease that lies mostly inside.
 
     Args:
         sides: (Z, X, Y) 1 right lung, 2 left lung.
         possible: (Z, X, Y) where lung is possible.
         infected: (Z, X, Y) where infection is at least :data:`PROBABILITY`.
 
-    >>> sides = np.array([[[1, 1, 0, 0, 0, 0]]], dtype=np.uint8)
-    >>> infected = np.array([[[0, 1, 1, 1, 0, 1]]], dtype=bool)
+    >>> sides = np.array([[[1, 1, 1, 1, 0, 0, 0]]], dtype=np.uint8)
+    >>> infected = np.array([[[0, 1, 1, 1, 1, 0, 1]]], dtype=bool)
     >>> lung_behind_lesions(sides, np.ones_like(infected), infected).ravel().tolist()
-    [1, 1, 1, 1, 0, 0]
+    [1, 1, 1, 1, 1, 0, 0]
     """
     beyond = infected & possible & (sides == 0)
     beyond &= _mostly_inside(infected & (possible | (sides > 0)), sides > 0)

@@ -107,12 +107,8 @@ def segment_lesions(
     infected = np.stack([values >= model.postprocessing.threshold for values in slabs.between(probability)])
     if restrict_to_lungs:
         infected &= sides > 0
-    if model.prior is None:  # a single network knows no kinds, so density decides
-        denser = hu > CONSOLIDATION_HU
-    else:
-        with_infection = infected[levels].any(axis=(1, 2))  # the other slices have nothing to divide
-        denser = _find_consolidation(hu, slabs, levels[with_infection], model, priors)
-        denser &= hu > model.postprocessing.min_consolidation_hu
+    with_infection = levels[infected[levels].any(axis=(1, 2))]  # the other slices have nothing to divide
+    denser = _denser(hu, slabs, with_infection, model, priors)
     labels = np.zeros_like(lungs)  # in the scan's memory order, see docs/design.md
     to_canonical(labels, scan.affine)[box] = as_volume(lesion_labels(infected, denser))
     kept = as_volume(slabs.at_slices(probability)) if keep_probability else None
@@ -156,14 +152,16 @@ def _find_infection(
     return probability, on_grid
 
 
-def _find_consolidation(
+def _denser(
     hu: NDArray[Any],
     slabs: Slabs,
     levels: NDArray[np.intp],
     model: LesionModel,
     priors: Mapping[int, NDArray[np.float16]],
 ) -> NDArray[np.bool_]:
-    """Where the multi network sees consolidation rather than ground glass in the slabs with ``levels`` of a stack."""
+    """Where infection is consolidation rather than ground glass in the slabs with ``levels`` of a stack."""
+    if model.prior is None:  # a single network knows no kinds, so density decides
+        return hu > CONSOLIDATION_HU  # type: ignore[no-any-return]
     denser = np.zeros(hu.shape, dtype=bool)
 
     def look_at(batch: NDArray[np.intp]) -> None:
@@ -175,7 +173,7 @@ def _find_consolidation(
     seen = batches(slabs.of(levels), model.batch_size)
     for _ in model.slice_network.over(look_at, seen):
         pass
-    return denser
+    return denser & (hu > model.postprocessing.min_consolidation_hu)  # type: ignore[no-any-return]
 
 
 def _network_input(hu: NDArray[Any], slabs: Slabs, batch: NDArray[np.intp], model: LesionModel) -> Slices:

@@ -26,7 +26,7 @@ from covsev.scan import ScanSource, find_scans
 def workforce(bright_model, monkeypatch):
     """Work in this process; says which scans were done."""
     workforce = InProcess(bright_model)
-    monkeypatch.setattr(directory, "_workforce", lambda *_: workforce)
+    monkeypatch.setattr(directory, "_workforce", lambda *_, **__: workforce)
     return workforce
 
 
@@ -157,7 +157,7 @@ def finished(small_scan, bright_model, tmp_path_factory):
     root = tmp_path_factory.mktemp("finished")
     fill(root / "scans", small_scan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(directory, "_workforce", lambda *_: InProcess(bright_model))
+        patch.setattr(directory, "_workforce", lambda *_, **__: InProcess(bright_model))
         assess_directory(root / "scans", root / "out")
     return root
 

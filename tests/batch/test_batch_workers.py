@@ -166,7 +166,7 @@ def test_workers_without_a_job_are_ended_and_not_waited_for(tmp_path, monkeypatc
             self.closed = False
             started.append(self)
 
-        def await_ready(self):
+        def await_ready(self, *_):
             assert self is started[0], "waited for a worker that has no job"
             return {}
 

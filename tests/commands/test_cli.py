@@ -74,7 +74,7 @@ def test_a_scan_is_assessed_by_the_shipped_model_and_then_skipped(small_scan, tm
 def in_this_process(monkeypatch):
     """Models are loaded here, which saves the seconds of a worker process."""
 
-    def local_processes(bundle, workers, settings, *, debug):
+    def local_processes(bundle, workers, settings, *, debug, on_note):
         return InProcess(load_model(bundle, **settings))
 
     monkeypatch.setattr("covsev.batch.directory.LocalProcesses", local_processes)
@@ -85,7 +85,7 @@ def settings(monkeypatch):
     """What the command line hands on, in place of an assessment."""
     seen = {}
 
-    def assess_directory(scans, output, *, on_done, **settings):
+    def assess_directory(scans, output, *, on_done, on_note, **settings):
         seen.update(settings, cases=[source.case for source in scans])
         row = {"case": "small", "status": "failed", "reason": "[why]"}
         on_done(row)

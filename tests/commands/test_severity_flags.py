@@ -67,7 +67,7 @@ def handed_on(monkeypatch):
     """What the command line hands on, in place of an assessment."""
     seen = {}
 
-    def assess_directory(scans, output, *, on_done, **settings):
+    def assess_directory(scans, output, *, on_done, on_note, **settings):
         seen.update(cases=[source.case for source in scans], output=output, settings=settings)
         return BatchResult([])
 
@@ -135,7 +135,7 @@ def test_best_series_chooses_before_the_assessment(flags, cases, two_series, tmp
 def in_this_process(monkeypatch):
     """Models are loaded here, which saves the seconds of a worker process."""
 
-    def local_processes(bundle, workers, settings, *, debug):
+    def local_processes(bundle, workers, settings, *, debug, on_note):
         return InProcess(load_model(bundle, **settings))
 
     monkeypatch.setattr("covsev.batch.directory.LocalProcesses", local_processes)

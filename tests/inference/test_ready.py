@@ -217,7 +217,7 @@ def test_a_start_with_all_kept_imports_neither_torch_nor_monai(small_scan, tmp_p
     for attempt in ("first", "second"):
         environment = os.environ | {"COVSEV_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(hook)}
         command = [sys.executable, "-m", "covsev", "severity", str(small_scan), "-o", str(tmp_path / attempt)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
         imported = [path.read_text().split() for path in tmp_path.glob("imported_*.txt")]
         for path in tmp_path.glob("imported_*.txt"):
             path.unlink()

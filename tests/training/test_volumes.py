@@ -40,7 +40,7 @@ def test_a_volume_gives_the_slices_that_serving_sees(phantom, record):
     box = lung_box(lungs, 8, canonical_spacing_mm(phantom.scan))
     serving = SlicePreprocessing(hu_window=WINDOW, network_size=(64, 64), crop_margin_mm=8)
     served = serving(to_canonical(phantom.scan.hu, affine)[box[0], box[1]][:, :, levels])
-    trained = serving.resize(torch.from_numpy(np.stack([item["image"] for item in slices]) / np.float32(255))[:, None])
+    trained = serving.resize((np.stack([item["image"] for item in slices]) / np.float32(255))[:, None])
     assert len(slices) == len(levels)
     torch.testing.assert_close(trained, served, atol=0.5 / 255 + 1e-6, rtol=0)
     lesions = to_canonical(phantom.lesions, affine)[box[0], box[1]]
