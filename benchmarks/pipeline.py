@@ -175,7 +175,8 @@ def peer(slices: int) -> dict[str, float]:
 def child(*arguments: str | Path, cache: Path | None = None) -> Any:
     """What another process of this script answers; ``cache`` in place of the usual folder of what is kept."""
     command = [sys.executable, __file__, *map(str, arguments)]
-    environment = os.environ | ({} if cache is None else {"COVSEV_CACHE": str(cache)})
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as the workers of `covsev severity` have it
+    environment |= {} if cache is None else {"COVSEV_CACHE": str(cache)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 

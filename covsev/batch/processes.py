@@ -20,13 +20,15 @@ from covsev.batch.job import Job, Row, failed
 from covsev.errors import BundleError, WorkerError
 from covsev.inference.threads import thread_share
 
-# PyTorch, numpy and SimpleITK each have threads of their own: without a share, N workers would start N times the cores.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
+# PyTorch and SimpleITK each have threads of their own: without a share, N workers would start N times the cores.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_WAITING = {
+    # Threads that wait must not take the core of another worker.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # numpy's linear algebra is of small systems, in threads of covsev's own: more threads below these only wait.
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 
 class Worker:
@@ -37,8 +39,7 @@ class Worker:
 
     def __init__(self, bundle: Path, threads: int, settings: Mapping[str, str], *, debug: bool) -> None:
         """Start the process; it needs seconds to load the model."""
-        # Passive: threads that wait must not take the core of another worker.
-        share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"}
+        share = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | _WAITING
         self._errors = None if debug else tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self.process = subprocess.Popen(  # noqa: S603 - no shell, our own module
             # -P: a file in the user's folder, such as json.py, must not stand in for a module.
