@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from covsev.scan.boxes import bounding_box
+
 Mask = NDArray[np.bool_]
 
 PROBABILITY = 0.3
@@ -36,8 +38,14 @@ def lung_behind_lesions(sides: NDArray[np.uint8], possible: Mask, infected: Mask
     >>> lung_behind_lesions(sides, np.ones_like(infected), infected).ravel().tolist()
     [1, 1, 1, 1, 1, 0, 0]
     """
-    beyond = infected & possible & (sides == 0)
-    beyond &= _mostly_inside(infected & (possible | (sides > 0)), sides > 0)
+    box = bounding_box(infected)  # there is little disease, and numbers of its parts take much memory
+    result = sides.copy()
+    result[box] = _with_disease(sides[box], possible[box], infected[box])
+    return result
+
+
+def _with_disease(sides: NDArray[np.uint8], possible: Mask, infected: Mask) -> NDArray[np.uint8]:
+    beyond = _mostly_inside(infected & (possible | (sides > 0)), sides > 0) & (sides == 0)
     parts, number = ndimage.label(beyond)
     if number == 0:
         return sides
@@ -49,16 +57,19 @@ def lung_behind_lesions(sides: NDArray[np.uint8], possible: Mask, infected: Mask
         neighbours = diseased[tuple((places + step).T)]
         np.add.at(touching, (part_of, neighbours), 1)
     touching[:, 0] = 0  # neighbours that are no diseased lung
-    # The lung that a part touches more; 0 for a part that touches none, and for what is no part.
+    # The lung that a part touches more.
     side = touching.argmax(axis=1).astype(np.uint8)
-    return np.where(beyond, side[parts], sides)
+    found = sides.copy()
+    found[beyond] = side[part_of]
+    return found
 
 
 def _mostly_inside(diseased: Mask, inside: Mask) -> Mask:
     """Connected parts of the disease of which most lies inside the lung."""
     parts, number = ndimage.label(diseased)
-    in_lung = np.bincount(parts[inside], minlength=number + 1)
-    in_all = np.bincount(parts.ravel(), minlength=number + 1)
-    mostly = in_lung >= MOST_INSIDE * in_all
-    mostly[0] = False
-    return mostly[parts]  # type: ignore[no-any-return]
+    part_of, is_inside = parts[diseased], inside[diseased]
+    in_all = np.bincount(part_of, minlength=number + 1)
+    in_lung = np.bincount(part_of[is_inside], minlength=number + 1)
+    found = np.zeros_like(diseased)
+    found[diseased] = (in_lung >= MOST_INSIDE * in_all)[part_of]
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from covsev.anatomy.lungs.possible import PossibleLung
 from covsev.errors import CovsevError
 from covsev.inference.slabs import Slabs, as_stack, as_volume, batches, smooth_across
 from covsev.inference.slices import Slices, probabilities_at
+from covsev.inference.threads import thread_share
 from covsev.labels import CONSOLIDATION_HU
 from covsev.lesions import lung_border
 from covsev.lesions.kinds import lesion_labels
@@ -127,8 +129,11 @@ def _with_border_lesions(
     infected = np.stack([values >= lung_border.PROBABILITY for values in slabs.between(probability)])
     beyond = infected & (sides == 0)
     may_be = np.zeros_like(infected)
-    for level in np.flatnonzero(beyond.any(axis=(1, 2))).tolist():  # the others need no drawing
-        may_be[level] = possible.plane(z.start + level)[x, y]
+    levels = np.flatnonzero(beyond.any(axis=(1, 2))).tolist()  # the others need no drawing
+    with ThreadPoolExecutor(thread_share()) as threads:
+        planes = threads.map(lambda level: possible.plane(z.start + level)[x, y], levels)
+        for level, plane in zip(levels, planes, strict=True):
+            may_be[level] = plane
     return lung_border.lung_behind_lesions(sides, may_be, infected)
 
 
