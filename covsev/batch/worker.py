@@ -79,9 +79,11 @@ def main(bundle: Path, settings: Mapping[str, Any], commands: TextIO, answers: T
     _hand_on_notes(lambda text: say("note", text=text))
     try:
         # Torch and MONAI are imported here, unless the models are kept ready.
-        with without_training_packages() if bundle.is_relative_to(BUNDLES) else nullcontext():
+        own = bundle.is_relative_to(BUNDLES)
+        with without_training_packages() if own else nullcontext():
             model = load_model(bundle, **settings)
-            lung_model_for(Options(**settings))  # kept, so that the first scan finds it
+            if own:  # else MONAI is imported whole in any case, and the first scan can wait for it
+                lung_model_for(Options(**settings))
     except CovsevError as error:
         say("refused", reason=str(error))
         return
